@@ -1,0 +1,1 @@
+"""Domain apps; they never import each other."""

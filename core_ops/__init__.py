@@ -1,0 +1,1 @@
+"""Sub-quadratic operators for PyTorch."""

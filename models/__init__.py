@@ -1,0 +1,1 @@
+"""Small trained weights, a card each."""

@@ -1,0 +1,1 @@
+"""Hydra recipes; composed as pkg://farfield.recipes.<domain>."""
