@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks.bench_<word> --out DIR` measures one word against its peers and writes CSV rows."""
