@@ -24,9 +24,11 @@ def composed(domain: str, verb: str, overrides: list[str], folder: str | None = 
     Raises: UserError: a key, option or value that does not exist or does not parse, a required one missing.
     """
     config = _compose(domain, verb, overrides, folder)
-    defaults = _compose(domain, verb, [], folder)
-    if extra := sorted(set(config) - set(defaults)):
-        raise UserError(unknown(f"setting of {domain} {verb}", str(extra[0]), map(str, defaults), _where(domain, verb)))
+    chosen = [o.input_line for o in _parse(overrides) if o.key_or_group in groups(domain)]
+    defaults = _compose(domain, verb, chosen, folder)
+    known = _flat(_plain(defaults))
+    if extra := sorted(set(_flat(_plain(config))) - set(known)):
+        raise UserError(unknown(f"setting of {domain} {verb}", extra[0], known, _where(domain, verb)))
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"{domain} {verb} needs {missing[0]}=...: see farfield {domain} {verb} --help")
     settings = _plain(config)
@@ -100,7 +102,7 @@ def _where(domain: str, verb: str) -> str:
 
 
 def _plain(config: DictConfig) -> Settings:
-    settings = OmegaConf.to_container(config, resolve=True)
+    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     assert isinstance(settings, dict)
     return {str(key): value for key, value in settings.items()}
 
