@@ -1,0 +1,7 @@
+"""Long convolutions by FFT: any length, any mode, gates and skip fused. Start at README.md."""
+
+from .explain import Plan, explain
+from .module import FFTConv
+from .op import fftconv
+
+__all__ = ["FFTConv", "Plan", "explain", "fftconv"]

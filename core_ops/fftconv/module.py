@@ -1,0 +1,7 @@
+"""FFTConv."""
+
+import torch
+
+
+class FFTConv(torch.nn.Module):
+    """Module."""
