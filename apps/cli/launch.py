@@ -9,9 +9,6 @@ from farfield.apps.training.errors import UserError
 
 from .compose import Settings, composed, resumed, sweep
 
-RUNS = Path("runs")
-
-
 def launch(domain: str, verb: str, target: str, overrides: list[str], show: bool, many: bool, folder: str | None) -> int:
     """Compose and run; `show` prints the settings instead. Returns 0, every failure is an exception."""
     if folder is not None and not Path(folder).is_dir():
@@ -30,7 +27,7 @@ def launch(domain: str, verb: str, target: str, overrides: list[str], show: bool
         if many:
             print(f"[{i + 1}/{len(jobs)}] {' '.join(words)}")
         resume = values.get("resume")
-        run = RunFolder.open(Path(resume)) if resume else RunFolder.create(RUNS / domain / verb, values)
+        run = RunFolder.open(resume) if resume else RunFolder.create(domain, verb, values)
         function(run_folder=run.path, **values)
     return 0
 
