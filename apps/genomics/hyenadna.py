@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from farfield.apps.genomics.hyena_filter import FilterLayout, HyenaFilter, Positions, Sin, positions
 from farfield.apps.training.errors import UserError
 from farfield.core_ops import fftconv, short_conv
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 Pooling = Literal["mean", "sum", "first", "last"]
 LAYOUTS: tuple[FilterLayout, ...] = ("(o d)", "(d o)")
