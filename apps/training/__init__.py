@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from farfield.apps.training.atomic import atomic_write as atomic_write
     from farfield.apps.training.errors import Interrupted as Interrupted
     from farfield.apps.training.errors import UserError as UserError
-    from farfield.apps.training.fit import TrainerConfig as TrainerConfig
-    from farfield.apps.training.fit import fit as fit
     from farfield.apps.training.run_folder import RunFolder as RunFolder
+    from farfield.apps.training.trainer import TrainerConfig as TrainerConfig
+    from farfield.apps.training.trainer import fit as fit
 
 # Loaded at first use: `farfield --help` must not wait for torch and Lightning.
 _HOME = {
-    "fit": "fit",
-    "TrainerConfig": "fit",
+    "fit": "trainer",
+    "TrainerConfig": "trainer",
     "RunFolder": "run_folder",
     "atomic_write": "atomic",
     "UserError": "errors",
