@@ -75,7 +75,7 @@ class StoredPositions(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StoredPositions:
         kept = {name: b for name, b in self._buffers.items() if b is not None}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, b in kept.items():
             moved = self._buffers[name]
             assert moved is not None
@@ -151,8 +151,8 @@ class HyenaFilter(nn.Module):
     def by_order(self, x: Tensor) -> Tensor:
         """A tensor over the output channels (O d, ...) as (O, d, ...)."""
         if self.layout == "(o d)":
-            return x.unflatten(0, (self.filters, self.d_model))
-        return x.unflatten(0, (self.d_model, self.filters)).transpose(0, 1)
+            return x.reshape(self.filters, self.d_model, *x.shape[1:])
+        return x.reshape(self.d_model, self.filters, *x.shape[1:]).transpose(0, 1)
 
     def skip(self) -> Tensor:
         """The skip weights D (O, d), in the dtype of the filters."""
@@ -161,7 +161,7 @@ class HyenaFilter(nn.Module):
     def features(self, z: Tensor) -> Tensor:
         """What the network knows of each position before its last layer: z (L, E) to (L, F)."""
         h = z.to(self.dtype)
-        for layer in self.implicit_filter[:-1]:
+        for layer in list(self.implicit_filter)[:-1]:
             h = F.linear(h, *self._at_dtype(layer)) if isinstance(layer, nn.Linear) else layer(h)
         return h
 
@@ -172,7 +172,7 @@ class HyenaFilter(nn.Module):
         weight = self.by_order(last.weight.to(self.dtype))[:, channels].flatten(0, 1)
         speed = self.by_order(self.modulation.deltas.to(self.dtype).flatten().abs())[:, channels].flatten()
         fading = torch.exp(-speed[:, None] * t.to(self.dtype)) + self.modulation.shift
-        return (weight @ h.T * fading).unflatten(0, (self.filters, -1))
+        return (weight @ h.T * fading).reshape(self.filters, -1, t.shape[0])
 
     def forward(self, default: Positions) -> Tensor:
         """All filters at the given positions, (O, d, L)."""

@@ -176,7 +176,16 @@ class Block(nn.Module):
         h = self.mixer(self.norm1(residual.to(self.norm1.weight.dtype)), where, mask)
         residual = residual + self.dropout(h)
         h = self.mlp(self.norm2(residual.to(self.norm2.weight.dtype)))
-        return residual + self.dropout(h)
+        residual = residual + self.dropout(h)
+        return residual
+
+
+class Embeddings(nn.Module):
+    """Holds the embedding under its published name."""
+
+    def __init__(self, rows: int, d_model: int) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(rows, d_model)
 
 
 class Backbone(nn.Module):
@@ -185,16 +194,15 @@ class Backbone(nn.Module):
     def __init__(self, config: HyenaDNAConfig) -> None:
         super().__init__()
         self.residual_in_fp32 = config.residual_in_fp32
-        self.embeddings = nn.ModuleDict({"word_embeddings": nn.Embedding(config.padded_vocab, config.d_model)})
+        self.embeddings = Embeddings(config.padded_vocab, config.d_model)
         self.dropout = nn.Dropout(config.embed_dropout)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
 
     @property
-    def table(self) -> nn.Parameter:
+    def table(self) -> Tensor:
         """The embedding (V, d), which is the output layer too."""
-        table: nn.Parameter = self.embeddings["word_embeddings"].weight
-        return table
+        return self.embeddings.word_embeddings.weight
 
     def embed(self, ids: Tensor) -> Tensor:
         """The residual stream (B, L, d) before the first block."""
