@@ -1,0 +1,103 @@
+"""A self-contained HTML page of one training run: table, loss curve, likelihood and GC along a long window."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farfield.apps.training import UserError, atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff }}
+table {{ border-collapse: collapse; margin: 1rem 0 }} th, td {{ padding: .3rem .9rem; border-bottom: 1px solid #ddd; text-align: right }}
+th:first-child, td:first-child {{ text-align: left }} svg {{ max-width: 100%; height: auto }} figcaption {{ color: #555 }}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+
+def write_report(path: Path, title: str, paragraphs: Sequence[str], table: Table, figures: dict[str, Figure]) -> None:
+    """Write the page; text is escaped, figures are inlined as SVG, nothing is fetched when it is opened.
+
+    Args:
+        path: File to write, atomically.
+        paragraphs: Sentences above the table.
+        table: Column names and rows, all as text.
+        figures: Caption to figure, in order.
+    """
+    names, rows = table
+    head = "".join(f"<th>{html.escape(n)}</th>" for n in names)
+    lines = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+    parts = [f"<p>{html.escape(p)}</p>" for p in paragraphs]
+    parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>")
+    for caption, figure in figures.items():
+        parts.append(f"<figure>{_svg(figure)}<figcaption>{html.escape(caption)}</figcaption></figure>")
+    atomic_write(path, PAGE.format(title=html.escape(title), body="\n".join(parts)).encode())
+
+
+def loss_figure(curves: dict[str, tuple[Sequence[float], Sequence[float]]], levels: dict[str, float]) -> Figure:
+    """Bits per base against tokens read; `curves` maps a label to (tokens, bits), `levels` draws horizontal lines."""
+    figure, axes = _axes()
+    for label, (tokens, bits) in curves.items():
+        axes.plot(tokens, bits, label=label, marker="." if len(bits) < 50 else None, linewidth=1)
+    for i, (label, bits_per_base) in enumerate(levels.items()):
+        axes.axhline(bits_per_base, linestyle="--", linewidth=0.8, color=f"C{len(curves) + i}", label=label)
+    axes.set(xlabel="bases read in training", ylabel="bits per base")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def window_figure(bits: NDArray[np.float32], gc: NDArray[np.bool_], start: int, held_out: int, bins: int = 512) -> Figure:
+    """Means of bits per base and of GC along one window.
+
+    Args:
+        bits: -log2 p of each base (L,), NaN where a base is not scored.
+        gc: True where the base is G or C (L,).
+        start: Position of the window's first base in its sequence.
+        held_out: First position that training never saw.
+        bins: Number of points drawn.
+    """
+    figure, axes = _axes()
+    edges = np.linspace(0, len(bits), min(bins, len(bits)) + 1).astype(int)
+    middle = start + (edges[1:] + edges[:-1]) / 2
+    axes.plot(middle, [np.nanmean(bits[a:b]) for a, b in zip(edges, edges[1:], strict=False)], linewidth=0.8, label="bits per base")
+    axes.set(xlabel="position (bases)", ylabel="bits per base")
+    share = axes.twinx()
+    share.plot(middle, [gc[a:b].mean() for a, b in zip(edges, edges[1:], strict=False)], linewidth=0.8, color="C1", label="GC")
+    share.set_ylabel("GC share", color="C1")
+    if start < held_out < start + len(bits):
+        axes.axvspan(held_out, start + len(bits), alpha=0.15, label="never seen in training")
+    axes.legend(fontsize="small", loc="lower left")
+    return figure
+
+
+def _axes() -> tuple[Figure, object]:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise UserError("figures need the package matplotlib: pip install 'farfield[plots]'") from error
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    # The XML prologue has no place inside a page.
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
