@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .modes import trim
+from .modes import linear_problem
 from .plans import smooth_size
 
 
@@ -40,11 +40,11 @@ def convolve(v: Tensor, k: Tensor, start: int, outputs: int, period: int) -> Ten
         y = y[..., :period] + pad(y[..., period:], (0, 1))
         index = (torch.arange(outputs, device=v.device) + start) % period
         return y[..., index]
-    t = trim(v.shape[-1], k.shape[-1], start, outputs)
+    t = linear_problem(v.shape[-1], k.shape[-1], start, outputs)
     if t is None:
         return pad(v[..., :1] * 0 + k[:, :1] * 0, (0, outputs - 1))
     size = smooth_size(t.period)
-    spectrum = torch.fft.rfft(v[..., t.u0 : t.u1], n=size) * torch.fft.rfft(k[..., t.k0 : t.k1], n=size)
+    spectrum = torch.fft.rfft(v[..., -t.here : t.lx - t.here], n=size) * torch.fft.rfft(k[..., t.k0 : t.k1], n=size)
     y = torch.fft.irfft(spectrum, n=size)[..., t.start : t.start + t.outputs]
     return pad(y, (t.o0, outputs - t.o1))
 

@@ -1,6 +1,6 @@
 """Every mode as one window of a linear (or periodic) convolution, and what of the operands that window can see.
 
-y[t] = sum_m k[m] u[start + t - m] for 0 <= t < length; with a period P the index of u is taken modulo P.
+y[t] = sum_m k[m] u[start + t - m] for 0 <= t < outputs; with a period P the index of u is taken modulo P.
 """
 
 from dataclasses import dataclass
@@ -22,36 +22,43 @@ def window(mode: str, length: int, taps: int) -> tuple[int, int, int]:
 
 
 @dataclass(frozen=True)
-class Trim:
-    """The part of a linear convolution that a window sees.
+class Problem:
+    """A linear convolution cut to what its window sees: y[o0 + t] = sum_m k[k0 + m] x[start + t - m].
 
     Args:
-        u0: First input used. u1: One past the last. k0, k1: The same of the filter.
-        start: The window's first output within conv(u[u0:u1], k[k0:k1]).
-        o0: First output that is not zero by construction. o1: One past the last.
+        pieces: (at, first, count): x[at : at + count] = u[first : first + count]; they cover x.
+        lx: Samples of x. k0, k1: The taps used, after aliasing onto `alias` taps unless that is 0.
+        start: First output within conv(x, k). o0, o1: The outputs that are not zero by construction.
+        here: Where x holds u[0], counted from x[0]; u[t] is x[here + t].
     """
 
-    u0: int
-    u1: int
+    pieces: tuple[tuple[int, int, int], ...]
+    lx: int
     k0: int
     k1: int
+    alias: int
     start: int
     o0: int
     o1: int
+    here: int
+
+    @property
+    def taps(self) -> int:
+        """Taps used."""
+        return self.k1 - self.k0
 
     @property
     def outputs(self) -> int:
-        """How many outputs are computed."""
+        """Outputs computed."""
         return self.o1 - self.o0
 
     @property
     def period(self) -> int:
-        """The shortest (nega)cyclic period that leaves the window free of aliases."""
-        lu, lk = self.u1 - self.u0, self.k1 - self.k0
-        return max(lu + lk - 1 - self.start, self.start + self.outputs, lu, lk)
+        """The shortest cyclic or negacyclic period whose aliases stay out of the window."""
+        return max(self.lx + self.taps - 1 - self.start, self.start + self.outputs, self.lx, self.taps)
 
 
-def trim(length: int, taps: int, start: int, outputs: int) -> Trim | None:
+def linear_problem(length: int, taps: int, start: int, outputs: int) -> Problem | None:
     """Cut operands and outputs to what takes part; None when every output is zero.
 
     Args:
@@ -62,4 +69,27 @@ def trim(length: int, taps: int, start: int, outputs: int) -> Trim | None:
         return None
     k0, k1 = max(0, first - length + 1), min(taps - 1, last)
     u0, u1 = max(0, first - k1), min(length - 1, last - k0)
-    return Trim(u0, u1 + 1, k0, k1 + 1, first - k0 - u0, first - start, last - start + 1)
+    pieces = ((0, u0, u1 + 1 - u0),)
+    return Problem(pieces, u1 + 1 - u0, k0, k1 + 1, 0, first - k0 - u0, first - start, last - start + 1, -u0)
+
+
+def periodic_problem(period: int, taps: int, start: int, outputs: int) -> Problem:
+    """A periodic convolution as a linear one over u repeated; outputs <= period."""
+    alias = period if taps > period else 0
+    taps = min(taps, period)
+    start %= period
+    lx = outputs + taps - 1
+    at, pieces = 0, []
+    while at < lx:
+        first = (start - taps + 1 + at) % period
+        count = min(period - first, lx - at)
+        pieces.append((at, first, count))
+        at += count
+    return Problem(tuple(pieces), lx, 0, taps, alias, taps - 1, 0, outputs, taps - 1 - start)
+
+
+def problem_of(length: int, taps: int, start: int, outputs: int, period: int) -> Problem | None:
+    """The problem of one window; None when every output is zero."""
+    if period:
+        return periodic_problem(period, taps, start, outputs)
+    return linear_problem(length, taps, start, outputs)

@@ -1,0 +1,138 @@
+"""CUDA sources compiled by NVRTC at first use, cubins kept on disk, launches on torch's current stream."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SOURCES = Path(__file__).parent
+HEADERS = ("nvidia.cu13", "nvidia.cuda_runtime")
+
+
+def cache_folder() -> Path:
+    """Where cubins are kept: FARFIELD_CACHE, else XDG_CACHE_HOME or ~/.cache, /farfield/cubin."""
+    root = os.environ.get("FARFIELD_CACHE")
+    if root:
+        return Path(root) / "cubin"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "farfield" / "cubin"
+
+
+def include_folders() -> list[str]:
+    """Folders with cuda_fp16.h and cuda_bf16.h: the packages that torch brings, then CUDA_HOME."""
+    folders = []
+    for name in HEADERS:
+        try:
+            spec = find_spec(name)
+        except ModuleNotFoundError:
+            spec = None
+        for place in (spec.submodule_search_locations or ()) if spec else ():
+            folders.append(Path(place) / "include")
+    folders.append(Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include")
+    return [str(folder) for folder in folders if (folder / "cuda_bf16.h").exists()]
+
+
+@cache
+def sources_digest() -> str:
+    """A hash over every source here: a cubin is only used with the sources it was made from."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.glob("*.cuh")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def cubin(source: str, options: Mapping[str, int], arch: str) -> bytes:
+    """Machine code of one source.
+
+    Args:
+        source: Name of a file beside this one.
+        options: Macros.
+        arch: As NVRTC names it, for example "sm_90a".
+    Returns: The cubin, from the cache folder if it is there.
+    """
+    from cuda.bindings import nvrtc
+
+    version = nvrtc.nvrtcVersion()[1:]
+    text = repr((sources_digest(), source, sorted(options.items()), arch, version))
+    path = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.cubin"
+    if path.exists():
+        digest, code = path.read_bytes()[:32], path.read_bytes()[32:]
+        if hashlib.sha256(code).digest() == digest:
+            return code
+    code = compile_source(source, options, arch)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_bytes(hashlib.sha256(code).digest() + code)
+    os.replace(part, path)
+    return code
+
+
+def compile_source(source: str, options: Mapping[str, int], arch: str) -> bytes:
+    """Compile without looking at the cache."""
+    from cuda.core import Program, ProgramOptions
+
+    built = ProgramOptions(
+        name=source,
+        std="c++17",
+        device_as_default_execution_space=True,
+        arch=arch,
+        include_path=[str(SOURCES), *include_folders()],
+        define_macro=[(name, str(value)) for name, value in options.items()],
+    )
+    code = Program((SOURCES / source).read_text(), code_type="c++", options=built).compile("cubin").code
+    return bytes(code)
+
+
+class CurrentStream:
+    """torch's current stream, as cuda.core takes foreign streams."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, torch.cuda.current_stream(self.device).cuda_stream
+
+
+class Module:
+    """The kernels of one source with one set of options on one device."""
+
+    def __init__(self, source: str, options: Mapping[str, int], device: torch.device) -> None:
+        from cuda.core import Device, ObjectCode
+
+        torch.cuda.init()
+        with torch.cuda.device(device):
+            torch.cuda.current_stream(device)
+            Device(device.index).set_current()
+            major, minor = torch.cuda.get_device_capability(device)
+            arch = f"sm_{major}{minor}" + ("a" if major == 9 else "")
+            self.code = ObjectCode.from_cubin(cubin(source, options, arch))
+        self.device = device
+        self.kernels: dict[str, Any] = {}
+        self.shared: dict[str, int] = {}
+
+    def kernel(self, name: str, shared: int) -> Any:
+        """A kernel that may take this much dynamic shared memory."""
+        from cuda.bindings import driver
+
+        if name not in self.kernels:
+            self.kernels[name] = self.code.get_kernel(name)
+            self.shared[name] = 48 << 10
+        if shared > self.shared[name]:
+            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            (status,) = driver.cuKernelSetAttribute(attribute, shared, self.kernels[name].handle, self.device.index)
+            if status != driver.CUresult.CUDA_SUCCESS:
+                raise RuntimeError(f"{name}: {shared} bytes of shared memory refused: {status}")
+            self.shared[name] = shared
+        return self.kernels[name]
+
+    def launch(self, name: str, grid: int, block: int, shared: int, *arguments: Any) -> None:
+        """Launch on torch's current stream; tensors go as addresses, ints as 64-bit, numpy scalars as they are."""
+        from cuda.core import LaunchConfig, launch
+
+        kernel = self.kernel(name, shared)
+        config = LaunchConfig(grid=grid, block=block, shmem_size=shared)
+        launch(CurrentStream(self.device), config, kernel, *arguments)

@@ -1,0 +1,156 @@
+// y = postgate * (causal or circular conv(pregate * u, k) + skip * pregate * u), one launch, fp32 inside, a row on one chip.
+// A block owns channel h and walks over rows of the batch; GROUPS groups of threads each hold RPG rows at a time.
+// Options: RADIX1 RADIX2 RADIX3 (N, their product, >= L), PADDED (0 or 1, see Row), SHIFT in quarters (1: causal; 0: circular with L = N), IO, PRE, POST, SKIP,
+// STAGED (rows pass through shared memory in 16-byte pieces, the next row is fetched while this one is transformed; needs rows
+// aligned to 16 bytes), KF (spectrum: 0 made here, in registers; 1 made here, in shared memory; 2 read from kf), GROUPS, MINB.
+#include "io.cuh"
+typedef Row<RADIX1, RADIX2, RADIX3, SHIFT, 4, PADDED> Fft;
+constexpr int N = Fft::N, E = Fft::E, T = Fft::T;
+constexpr int GROUP = T < 32 ? 32 : T, RPG = GROUP / T, THREADS = GROUP * GROUPS;
+constexpr int SLOTS = STAGED ? 2 + PRE : 0;
+typedef Stage<N, RPG, GROUP> Slot;
+
+FI void filter_row(c2* v, const float* k, int Lk, int t) {
+  each<E>([&](auto j) {
+    int n = t + T * decltype(j)::v;
+    v[decltype(j)::v].x = n < Lk ? k[n] * (1.f / N) : 0.f;
+  });
+}
+
+// kf[h][pair][t]: the scaled spectrum in the order in which thread t of the transform holds it.
+extern "C" __global__ void __launch_bounds__(GROUP) spectrum(float4* kf, const float* k, i64 k_sh, int H, int Lk) {
+  SHARED(memory);
+  Fft fft;
+  c2 v[E];
+  int tid = threadIdx.x, h = blockIdx.x * RPG + tid / T;
+  fft.init(tid % T, (c2*)memory + tid / T * Fft::SIZE);
+  filter_row(v, k + (h < H ? h : 0) * k_sh, Lk, fft.t);
+  fft.forward(v, [] { group_sync<GROUP, GROUP>(0); });
+  if (h < H) each<E / 2>([&](auto j) {
+    constexpr int J = decltype(j)::v;
+    kf[((i64)h * (E / 2) + J) * T + fft.t] = make_float4(v[2 * J].x, v[2 * J].y, v[2 * J + 1].x, v[2 * J + 1].y);
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, MINB) forward(
+    const io* u_, const io* g1_, const io* g2_, io* y_, const float* k, const float4* kf, const float* skip, i64 u_sb, i64 u_sh,
+    i64 g1_sb, i64 g1_sh, i64 g2_sb, i64 g2_sh, i64 y_sb, i64 y_sh, i64 k_sh, int B, int H, int L, int Lk, int per_group, int splits) {
+  SHARED(memory);
+  const Tensor3<const io> u{u_, u_sb, u_sh}, g1{g1_, g1_sb, g1_sh}, g2{g2_, g2_sb, g2_sh};
+  const Tensor3<io> y{y_, y_sb, y_sh};
+  const int group = threadIdx.x / GROUP, tid = threadIdx.x % GROUP, sub = tid / T;
+  const int h = blockIdx.x / splits, part = blockIdx.x % splits, rows = (B + splits - 1) / splits;
+  const int end = min(B, (part + 1) * rows);
+  int b = part * rows + group * RPG;
+  c2* exchange = (c2*)memory + (group * RPG + sub) * Fft::SIZE;
+  io* slots = (io*)((c2*)memory + GROUPS * RPG * Fft::SIZE) + group * (SLOTS * Slot::BYTES / (int)sizeof(io));
+  io *su = slots, *s1 = slots + Slot::BYTES / sizeof(io), *s2 = slots + (SLOTS - 1) * Slot::BYTES / (int)sizeof(io);
+  auto sync = [&] { group_sync<GROUP, THREADS>(group); };
+
+  if constexpr (STAGED) {
+    Slot::fetch(su, u, b, end, h, L, tid);
+    if constexpr (PRE) Slot::fetch(s1, g1, b, end, h, L, tid);
+    copy_commit();
+    if constexpr (POST && STAGED) Slot::fetch(s2, g2, b, end, h, L, tid);
+    copy_commit();
+  }
+  Fft fft;
+  fft.init(tid % T, exchange);
+  const int t = fft.t;
+  c2 v[E];
+  const float d = SKIP ? skip[h] : 0.f;
+#if KF == 0
+  c2 ks[E];
+  filter_row(ks, k + h / per_group * k_sh, Lk, t);
+  fft.forward(ks, sync);
+#elif KF == 1
+  c2* ks = (c2*)(memory + GROUPS * (RPG * Fft::SIZE * 8 + SLOTS * Slot::BYTES));
+  if (group == 0) {
+    filter_row(v, k + h / per_group * k_sh, Lk, t);
+    fft.forward(v, sync);
+    if (sub == 0) each<E>([&](auto j) { ks[decltype(j)::v * T + t] = v[decltype(j)::v]; });
+  }
+  __syncthreads();
+#else
+  const float4* ks = kf + (i64)(h / per_group) * (E / 2) * T + t;
+#endif
+  if constexpr (STAGED) copy_wait<0>();
+  sync();
+
+  for (; b < end; b += GROUPS * RPG) {
+    const int row = b + sub < end ? b + sub : end - 1;
+    fft.pin();
+    if constexpr (STAGED) {
+      each<E>([&](auto j) {
+        int n = sub * Slot::STRIDE + t + T * decltype(j)::v;
+        float x = load(su[n]);
+        if constexpr (PRE) x *= load(s1[n]);
+        v[decltype(j)::v].x = x;
+      });
+    } else {
+      const io *pu = u.row(row, h), *p1 = PRE ? g1.row(row, h) : pu;
+      each<E>([&](auto j) {
+        int n = t + T * decltype(j)::v;
+        float x = n < L ? load(pu[n]) : 0.f;
+        if constexpr (PRE) x *= n < L ? load(p1[n]) : 0.f;
+        v[decltype(j)::v].x = x;
+      });
+    }
+    // The barrier inside also says that everyone has read this row: its place takes the next one.
+    fft.forward(v, [&] {
+      sync();
+      if constexpr (STAGED) {
+        Slot::fetch(su, u, b + GROUPS * RPG, end, h, L, tid);
+        if constexpr (PRE) Slot::fetch(s1, g1, b + GROUPS * RPG, end, h, L, tid);
+        copy_commit();
+      }
+    });
+#if KF == 0
+    each<E>([&](auto j) { v[decltype(j)::v] = cmul(v[decltype(j)::v], ks[decltype(j)::v]); });
+#elif KF == 1
+    each<E>([&](auto j) { v[decltype(j)::v] = cmul(v[decltype(j)::v], ks[decltype(j)::v * T + t]); });
+#else
+    each<E / 2>([&](auto j) {
+      constexpr int J = 2 * decltype(j)::v;
+      float4 p = __ldg(ks + decltype(j)::v * T);
+      v[J] = cmul(v[J], make_float2(p.x, p.y));
+      v[J + 1] = cmul(v[J + 1], make_float2(p.z, p.w));
+    });
+#endif
+    const io *pu = u.row(row, h), *p1 = PRE ? g1.row(row, h) : pu, *p2 = POST ? g2.row(row, h) : pu;
+    io* py = y.row(row, h);
+    io gate[E];
+    fft.inverse(v, [&] {
+      if constexpr (STAGED && POST) copy_wait<1>();
+      if constexpr (!STAGED && POST) each<E>([&](auto j) {
+        int n = t + T * decltype(j)::v;
+        gate[decltype(j)::v] = p2[n < L ? n : 0];
+      });
+      sync();
+    });
+    each<E>([&](auto j) {
+      int n = t + T * decltype(j)::v;
+      float x = v[decltype(j)::v].x;
+      if constexpr (SKIP) if (n < L) {
+        float r = load(pu[n]);
+        if constexpr (PRE) r *= load(p1[n]);
+        x = fmaf(d, r, x);
+      }
+      if constexpr (STAGED) {
+        io* q = s2 + sub * Slot::STRIDE + n;
+        if constexpr (POST) x *= load(*q);
+        *q = store(x);
+      } else if (n < L && b + sub < end) {
+        if constexpr (POST) x *= load(gate[decltype(j)::v]);
+        py[n] = store(x);
+      }
+    });
+    if constexpr (STAGED) copy_wait<0>();
+    sync();
+    if constexpr (STAGED) {
+      Slot::flush(s2, y, b, end, h, L, tid);
+      if constexpr (POST) Slot::fetch(s2, g2, b + GROUPS * RPG, end, h, L, tid);
+      copy_commit();
+    }
+  }
+}
