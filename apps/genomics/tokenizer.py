@@ -45,9 +45,9 @@ class Tokenizer:
     """One token a character.
 
     Args:
-        policy: What stands for a base. "upper": A, C, G, T, N in upper or lower case, all else is [UNK]. "strict": upper case
-            only, as in the published code, where soft-masked sequence becomes [UNK]. "ambiguous_n": as "upper", and the
-            IUPAC codes R Y K M S W B D H V become N.
+        policy: What stands for a base. "upper": A, C, G, T, N in upper or lower case, all else is [UNK]. "strict":
+            upper case only, as in the published code, where soft-masked sequence becomes [UNK]. "ambiguous_n": as
+            "upper", and the IUPAC codes R Y K M S W B D H V become N.
     Raises: UserError: the policy does not exist.
     """
 
@@ -62,8 +62,8 @@ class Tokenizer:
 
         Args:
             text: The sequence; a character outside ASCII is [UNK].
-            specials: "none"; "sep" appends [SEP], as pretraining did; "cls_sep" puts [CLS] before it too, as the published
-                inference code does.
+            specials: "none"; "sep" appends [SEP], as pretraining did; "cls_sep" puts [CLS] before it too, as the
+                published inference code does.
             max_length: Greatest length, special tokens included; the left part of the sequence is kept.
         """
         raw = text.encode("ascii", "replace") if isinstance(text, str) else text

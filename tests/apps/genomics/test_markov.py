@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from farfield.apps.genomics.markov import MAX_ORDER, MarkovModel
 from farfield.apps.training import UserError
 

@@ -4,11 +4,11 @@ import ast
 
 import numpy as np
 import pytest
-from farfield.apps.genomics.tokenizer import BASES, COMPLEMENT, PAD, TOKENS, UNK, Tokenizer
-from farfield.apps.training import UserError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farfield.apps.genomics.tokenizer import BASES, COMPLEMENT, PAD, TOKENS, UNK, Tokenizer
+from farfield.apps.training import UserError
 from tests.golden import golden
 
 SPECIALS = {"standalone": "cls_sep", "main_repo": "sep"}
