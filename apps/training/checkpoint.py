@@ -32,7 +32,8 @@ def write_checkpoint(folder: str | Path, checkpoint: dict[str, Any]) -> None:
     """
     rest = dict(checkpoint)
     about = About(**rest.pop(ABOUT, {"step": int(checkpoint.get("global_step", 0))}))
-    weights, extra = {}, {}
+    weights: dict[str, torch.Tensor] = {}
+    extra: dict[str, Any] = {}
     for name, value in rest.pop("state_dict", {}).items():
         (weights if isinstance(value, torch.Tensor) else extra)[name] = value
     tree, tensors = encode(rest, "checkpoint")

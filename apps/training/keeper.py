@@ -3,7 +3,8 @@
 Order within an optimiser step: batches (accumulated), optimiser, scheduler, this callback's `on_train_batch_end`, then
 validation where one is due, then this callback's `on_validation_end`. A step's checkpoint is written in the last of the
 two that runs, so that it holds everything the step did; Lightning resumes from both. The generators are set at each
-batch's start to where the batch before left them: validation, logging and writing never move the training's numbers.
+batch's start to where the batch before left them (python's and numpy's only after a validation or a checkpoint):
+validation, data loaders and writing never move the training's numbers.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Keeper(Callback):
         self._rng: dict[str, Any] | None = None
         self._metrics: dict[str, torch.Tensor] = {}
         self._step = 0
+        self._lr = math.nan
         self._parts: list[torch.Tensor] = []
         self._losses: list[torch.Tensor] = []
         self._rate = _Rate()
@@ -115,8 +117,7 @@ class Keeper(Callback):
             seed_all(self._config.seed + 7919 * trainer.global_rank + 104729 * self._step)
             self._rng = rng_state(device)
         trainer.callback_metrics.update({name: value.to(device) for name, value in self._metrics.items()})
-        self._logger.step = lambda: trainer.global_step
-        self._logger.open()
+        self._logger.open(trainer)
         self._rate.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -125,12 +126,14 @@ class Keeper(Callback):
             raise Stop
         assert self._rng is not None
         set_rng_state(self._rng, trainer.strategy.root_device)
+        # The rate that this step takes: by the step's end the scheduler has moved on.
+        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """After the optimiser's step: log, look for NaN and for wishes to stop, write what is due."""
-        self._rng = rng_state(trainer.strategy.root_device)
+        self._rng = rng_state(trainer.strategy.root_device, torch_only=True)
         self._rate.count(batch)
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if loss is not None:
@@ -151,7 +154,13 @@ class Keeper(Callback):
             self._look(trainer, logs)
         elif trainer.world_size == 1:
             self.stop_reason = self._wish()
+        if validates or due or self.stop_reason:
+            self._rng = rng_state(trainer.strategy.root_device)
         if not validates and (due or self.stop_reason):
+            if self._step % self._config.log_every == 0:
+                # Lightning logs the module's metrics after this hook: a kill in between must not lose them.
+                names = trainer.logged_metrics.keys() - self._logger.validation_names
+                self._logger.log_metrics({name: float(trainer.logged_metrics[name]) for name in sorted(names)})
             self._save(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -206,7 +215,7 @@ class Keeper(Callback):
     def _log(self, trainer: Trainer, loss: float) -> None:
         steps, units = self._rate.read(self._step)
         value = trainer.strategy.reduce(torch.tensor(loss, device=trainer.strategy.root_device), reduce_op="mean")
-        metrics = {"train/loss": float(value), "lr": float(trainer.optimizers[0].param_groups[0]["lr"])}
+        metrics = {"train/loss": float(value), "lr": self._lr}
         metrics |= {"steps/s": steps} if steps else {}
         metrics |= {f"{self._config.unit}/s": units * trainer.world_size} if units else {}
         self._shown.clear()
@@ -217,17 +226,21 @@ class Keeper(Callback):
         name, patience = self._config.monitor, self._config.patience
         if name is None:
             return False, None
-        if name not in trainer.callback_metrics:
-            logged = ", ".join(trainer.callback_metrics) or "nothing"
-            raise UserError(f"monitor={name} was not logged by the validation; logged: {logged}")
-        value = float(trainer.callback_metrics[name])
+        # The first process judges for all: a metric may have been logged there only.
+        value, logged = trainer.strategy.broadcast(
+            (float(trainer.callback_metrics.get(name, math.nan)), sorted(trainer.callback_metrics))
+        )
+        if name not in logged:
+            raise UserError(
+                f"monitor={name} was not logged by the validation; logged: {', '.join(logged) or 'nothing'}"
+            )
         sign = 1 if self._config.mode == "min" else -1
         improved = math.isfinite(value) and (self._best is None or sign * value < sign * self._best)
         if improved:
             self._best, self._waited = value, 0
         else:
             self._waited += 1
-        if trainer.strategy.reduce_boolean_decision(bool(patience) and self._waited >= patience, all=False):
+        if patience and self._waited >= patience:
             self._stopped = f"{name} did not improve in {self._waited} validations"
             trainer.should_stop = True
         return improved, value if math.isfinite(value) else None
@@ -278,13 +291,11 @@ class _Rate:
     """Steps and units a second of training alone: validation and writing are left out."""
 
     def __init__(self) -> None:
-        self._since = self._step = 0
         self.start()
 
     def start(self) -> None:
         self._began, self._aside, self._paused = time.monotonic(), 0.0, 0.0
-        self._units = 0
-        self._step = -1
+        self._units, self._step = 0, -1
 
     def count(self, batch: Any) -> None:
         units = batch.get("n_units", 0) if isinstance(batch, dict) else getattr(batch, "n_units", 0)

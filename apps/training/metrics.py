@@ -39,6 +39,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 class MetricsLog:
     """Writes metrics.jsonl: all metrics of a step in one line, whenever in the step they come.
 
+    A line waits for its step to end or for flush; once written it grows in place.
+
     Args:
         path: File to append to; created when missing.
         last_step: Lines beyond this step are dropped first, and a torn last line with them: the run goes on from there.
@@ -49,6 +51,7 @@ class MetricsLog:
         self._step: int | None = None
         self._line: dict[str, Any] = {}
         self._written = 0
+        self._data = b""
         self._repair(last_step)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         self._offset = os.lseek(self._file, 0, os.SEEK_END)
@@ -66,6 +69,8 @@ class MetricsLog:
             self._written = 0
             self._step, self._line = step, {"step": step, "time": round(time.time(), 3)}
         self._line |= {name: _finite(value) for name, value in metrics.items()}
+        if self._written:
+            self._write()
 
     def flush(self) -> None:
         """Put everything logged so far on disk; metrics that still come for the same step join its line."""
@@ -80,9 +85,11 @@ class MetricsLog:
     def _write(self) -> None:
         if self._step is None or len(self._line) <= 2:
             return
-        data = json.dumps(self._line, allow_nan=False).encode() + b"\n"
-        # A line that grew is written over itself, in one call: it only gets longer.
-        self._written = os.pwrite(self._file, data, self._offset)
+        # Written over itself, in one call; blanks cover what a shorter number leaves of the line before.
+        data = json.dumps(self._line, allow_nan=False).encode().ljust(self._written - 1) + b"\n"
+        if data != self._data:
+            self._written = os.pwrite(self._file, data, self._offset)
+            self._data = data
 
     def _repair(self, last_step: int) -> None:
         if not self.path.exists():

@@ -110,7 +110,7 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml in one step; paths become text, an OmegaConf config is resolved first."""
-        import yaml
+        import yaml  # type: ignore[import-untyped, unused-ignore]
 
         if process_rank() == 0:
             atomic_write(self.config_file, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))

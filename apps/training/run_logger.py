@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 from argparse import Namespace
-from collections.abc import Callable
 from typing import Any
 
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
@@ -28,8 +28,8 @@ class RunLogger(Logger):
     def __init__(self, folder: RunFolder, last_step: int) -> None:
         super().__init__()
         self._folder = folder
-        # Lightning's own count starts at 0 and stands still during validation: the trainer's is the one to write.
-        self.step: Callable[[], int] = lambda: last_step
+        self.validation_names: set[str] = set()
+        self._trainer: Trainer | None = None
         self._log: MetricsLog | None = None
         self._board: SummaryWriter | None = None
         self._last_step = last_step
@@ -50,20 +50,25 @@ class RunLogger(Logger):
         return str(self._folder.path)
 
     @rank_zero_only  # type: ignore[untyped-decorator, unused-ignore]
-    def open(self) -> None:
+    def open(self, trainer: Trainer) -> None:
         """Drop what lies beyond the step that the run goes on from, and append from here."""
+        self._trainer = trainer
         self._log = MetricsLog(self._folder.metrics_file, self._last_step)
         self._board = SummaryWriter(str(self._folder.tensorboard), purge_step=self._last_step + 1)
 
     @rank_zero_only  # type: ignore[untyped-decorator, unused-ignore]
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Log numbers for the step the trainer is at; `step`, Lightning's count, is not used."""
-        if self._log is None or self._board is None:
+        """Log numbers for the step the trainer is at, whatever `step` says."""
+        if self._log is None or self._board is None or self._trainer is None:
             return
+        if self._trainer.validating:
+            self.validation_names |= metrics.keys()
+        # Lightning's own count starts at 0 and stands still during validation: the trainer's is the one to write.
+        step = self._trainer.global_step
         kept = {name: float(value) for name, value in metrics.items() if name != "epoch"}
-        self._log.log(self.step(), kept)
+        self._log.log(step, kept)
         for name, value in kept.items():
-            self._board.add_scalar(name, value, self.step())
+            self._board.add_scalar(name, value, step)
 
     @rank_zero_only  # type: ignore[untyped-decorator, unused-ignore]
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:

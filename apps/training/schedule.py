@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -48,4 +49,4 @@ def cosine_with_warmup(
         return lr_min_ratio + (1 - lr_min_ratio) * (1 + math.cos(math.pi * done)) / 2
 
     peaks = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-    return LambdaLR(optimizer, [lambda step, peak=peak: ratio(peak, step) for peak in peaks])
+    return LambdaLR(optimizer, [partial(ratio, peak) for peak in peaks])

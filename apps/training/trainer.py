@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from farfield.apps.training.atomic import remove_leftovers
@@ -43,13 +43,13 @@ class TrainerConfig:
         max_steps: Optimiser steps of the whole run.
         budget: Wall time of this call ("90s", "10m", "1h30m", or seconds): the step that reaches it is the last; None
             is no limit. A resumed run has it anew.
-        val_every: Optimiser steps between validations; 0 is never.
+        val_every: Optimiser steps between validations; 0 or None is never.
         checkpoint_every: Optimiser steps between checkpoints; kill -9 loses at most so many.
         keep_last: Newest checkpoints that are kept, beside the best one.
         monitor: Metric logged by the validation that says which checkpoint is best; None is no best one.
         mode: min or max: which values of it are good.
-        patience: Validations without a new best after which training stops; 0 is never.
-        gradient_clip: Largest norm of the gradient; 0 is no clipping.
+        patience: Validations without a new best after which training stops; 0 or None is never.
+        gradient_clip: Largest norm of the gradient; 0 or None is no clipping.
         precision: fp32, bf16 or fp16 (autocast; weights stay fp32).
         device: auto, cpu or cuda.
         devices: GPUs, or processes on a CPU; more than one train data-parallel (DDP).
@@ -68,13 +68,13 @@ class TrainerConfig:
     run_folder: str | Path
     max_steps: int
     budget: str | float | None = None
-    val_every: int = 0
+    val_every: int | None = 0
     checkpoint_every: int = 500
     keep_last: int = 2
     monitor: str | None = None
     mode: str = "min"
-    patience: int = 0
-    gradient_clip: float = 0.0
+    patience: int | None = 0
+    gradient_clip: float | None = 0.0
     precision: str = "fp32"
     device: str = "auto"
     devices: int = 1
@@ -89,11 +89,14 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "checkpoint_every", "keep_last", "devices", "accumulate", "log_every"):
             _check_count(name, getattr(self, name), 1)
+        for name in ("val_every", "patience", "gradient_clip"):
+            # YAML writes "none" as null.
+            object.__setattr__(self, name, getattr(self, name) or 0)
         for name in ("val_every", "patience"):
             _check_count(name, getattr(self, name), 0)
         if self.mode not in ("min", "max"):
             raise UserError(f"mode={self.mode!r} is unknown; accepted: min, max")
-        if not isinstance(self.gradient_clip, (int, float)) or not self.gradient_clip >= 0:
+        if not isinstance(self.gradient_clip, (int, float)) or not 0 <= self.gradient_clip < math.inf:
             raise UserError(f"gradient_clip={self.gradient_clip!r}: give a norm, or 0 for no clipping")
         if self.patience and not (self.monitor and self.val_every):
             raise UserError("patience needs monitor=<metric> and val_every=<steps>: it counts validations")
@@ -180,7 +183,7 @@ def fit(module: LightningModule, datamodule: LightningDataModule, trainer: Train
         deadline=None if seconds is None else began + seconds,
     )
     # The bar comes first: it is told of a stop before the checkpoint's callback raises it.
-    callbacks = ([ProgressBar(config.max_steps, shown)] if config.progress else []) + [keeper]
+    callbacks: list[Callback] = [ProgressBar(config.max_steps, shown), keeper] if config.progress else [keeper]
     with signals, quiet_lightning(), _global_settings(config), _positioned(datamodule, start * config.accumulate):
         try:
             runner = Trainer(
@@ -192,7 +195,7 @@ def fit(module: LightningModule, datamodule: LightningDataModule, trainer: Train
                 max_epochs=-1,
                 accumulate_grad_batches=config.accumulate,
                 gradient_clip_val=config.gradient_clip or None,
-                val_check_interval=config.val_every * config.accumulate or None,
+                val_check_interval=(config.val_every or 0) * config.accumulate or None,
                 limit_val_batches=None if config.val_every else 0,
                 check_val_every_n_epoch=None,
                 num_sanity_val_steps=0,
@@ -218,6 +221,8 @@ def fit(module: LightningModule, datamodule: LightningDataModule, trainer: Train
             if not signals.received or isinstance(error, UserError):
                 raise
             keeper.stop_reason = signals.received
+            if isinstance(error, Exception):
+                warnings.warn(f"stopping met {type(error).__name__}: {error}", stacklevel=2)
     _leave_process_group()
     stopped_by = keeper.stop_reason
     if stopped_by > 0 and keeper.saved_step < config.max_steps:
@@ -286,16 +291,17 @@ def _prepare(folder: RunFolder, config: TrainerConfig, device: torch.device) -> 
 def _global_settings(config: TrainerConfig) -> Iterator[None]:
     """What Lightning and determinism change in this process is put back afterwards."""
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
     cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
     # Poisoning every new tensor costs time and finds no nondeterminism.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[assignment]
+    memory.fill_uninitialized_memory = False
     seed_all(config.seed)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory.fill_uninitialized_memory = fill
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
 
 

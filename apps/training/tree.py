@@ -56,7 +56,8 @@ def decode(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return node
     if TAG not in node:
         return {key: decode(item, tensors) for key, item in node.items()}
-    kind, v = node[TAG], node.get("v")
+    kind: str = node[TAG]
+    v: Any = node.get("v")
     if kind == "tensor":
         return tensors[v]
     if kind == "complex_tensor":

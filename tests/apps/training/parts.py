@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from farfield.apps.training.rng import seed_all
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+
+from farfield.apps.training.rng import seed_all
 
 
 class Model(LightningModule):
@@ -99,7 +100,7 @@ class PlacedData(Data):
             position += 1
 
 
-def fresh_model(**kwargs: Any) -> Model:
+def fresh_model(cls: type[Model] = Model, **kwargs: Any) -> Model:
     """A model whose first weights depend on nothing but the seed."""
     seed_all(1)
-    return Model(**kwargs)
+    return cls(**kwargs)
