@@ -1,0 +1,169 @@
+"""Shifted multiply-adds, or oneDNN's convolution, in tiles that stay in cache.
+
+Shapes: u, y, dy (B, H, L) views in either layout; w, dw (H, K), w[:, K-1-s] at lag s; reach (B, L).
+"""
+
+import ctypes
+import sys
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv1d
+
+# Elements of a tile for each CPU thread: half a MB of u and of y in fp32, within a core's second-level cache.
+TILE = 2**17
+# On a GPU a tile only bounds the scratch of 16-bit inputs.
+GPU_TILE = 2**26
+# Outputs from here on ask for 2 MB pages: the first touch of 4 KB pages costs more than the convolution itself.
+HUGE_BYTES = 2**22
+MADV_HUGEPAGE = 14
+# oneDNN's depthwise kernel (F.conv1d, fp32) takes 0.8 ns a sample whatever the taps, up to 7 of them, 16 channels at a
+# time and in cache; 6 to 30 ns beyond. A shifted multiply-add takes 0.1 ns a tap and 10 us a call.
+CONV1D_TAPS = 7
+CONV1D_CHANNELS = 16
+CONV1D_STEPS = 4096
+CONV1D_ELEMENTS = 2**21
+# Up to so many taps shifts win once there are SHIFT_ELEMENTS samples.
+SHIFT_TAPS = 3
+SHIFT_ELEMENTS = 2**18
+
+
+def allocate(u: Tensor) -> Tensor:
+    """An output of u's shape and dtype, contiguous, on huge pages where Linux offers them."""
+    y = torch.empty_like(u, memory_format=torch.contiguous_format)
+    if y.device.type == "cpu" and sys.platform == "linux" and y.nbytes >= HUGE_BYTES:
+        first = -(-y.data_ptr() // 4096) * 4096
+        last = (y.data_ptr() + y.nbytes) // 4096 * 4096
+        # Advice only: a kernel that refuses it leaves ordinary pages.
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), MADV_HUGEPAGE)
+    return y
+
+
+def tile_shape(u: Tensor, blh: bool) -> tuple[int, int, int]:
+    """Batches, channels and steps of a tile: whole rows of the inner dimension as far as they fit."""
+    b, h, length = u.shape
+    size = GPU_TILE if u.is_cuda else TILE * torch.get_num_threads()
+    if blh:
+        channels, steps = h, min(length, max(1, size // h))
+    else:
+        channels, steps = min(h, max(1, size // length)), min(length, size)
+    return (min(b, max(1, size // (h * length))) if (channels, steps) == (h, length) else 1), channels, steps
+
+
+def split(x: Tensor, sizes: tuple[int, int, int]) -> list[tuple[Tensor, ...]]:
+    """Tiles of x: one list entry for each block of batches and channels, holding its tiles along time."""
+    # unsafe_split differs from split in autograd only, which ends above.
+    blocks = [r for p in x.unsafe_split(sizes[0], 0) for r in p.unsafe_split(sizes[1], 1)]
+    return [block.unsafe_split(sizes[2], 2) for block in blocks]
+
+
+def convolve(
+    u: Tensor, w: Tensor, bias: Tensor | None, reach: Tensor | None, y: Tensor, *, reverse: bool, blh: bool
+) -> None:
+    """Write y[t] = bias + sum_s w[K-1-s] u[t-s], or with u[t+s] when reverse, to y.
+
+    Args:
+        u: Input. w: Taps in the dtype that computes. bias: (H,) in that dtype.
+        reach: How many earlier positions share the later position's sequence, or None for all.
+        y: Output, in u's dtype. reverse: Whether time runs backwards. blh: Whether channels are innermost in memory.
+    """
+    if takes_conv1d(u, w, reach, blh):
+        convolve_onednn(u, w, bias, y, reverse=reverse)
+        return
+    if u.dtype == w.dtype:
+        accumulate(u, w, bias, reach, y, reverse=reverse, blh=blh)
+        return
+    # 16-bit inputs are accumulated in fp32, tile by tile with the inputs that its edge needs.
+    length, halo = u.shape[-1], min(w.shape[-1], u.shape[-1]) - 1
+    batches, channels, steps = tile_shape(u, blh)
+    for i in range(0, u.shape[0], batches):
+        for j in range(0, u.shape[1], channels):
+            for t in range(0, length, steps):
+                b, h, end = slice(i, i + batches), slice(j, j + channels), min(length, t + steps)
+                first, last = (t, min(length, end + halo)) if reverse else (max(0, t - halo), end)
+                v = u[b, h, first:last].to(w.dtype)
+                acc = torch.empty_like(v)
+                near = None if reach is None else reach[b, first:last]
+                accumulate(v, w[h], None if bias is None else bias[h], near, acc, reverse=reverse, blh=blh)
+                y[b, h, t:end] = acc[..., t - first : end - first]
+
+
+def takes_conv1d(u: Tensor, w: Tensor, reach: Tensor | None, blh: bool) -> bool:
+    """Whether oneDNN's kernel is the faster one."""
+    channels, taps = w.shape
+    if u.device.type != "cpu" or u.dtype != torch.float32 or w.dtype != u.dtype or reach is not None or blh:
+        return False
+    if taps > CONV1D_TAPS or channels < CONV1D_CHANNELS:
+        return False
+    return taps > SHIFT_TAPS or u.numel() < SHIFT_ELEMENTS
+
+
+def takes_one_conv1d(u: Tensor, w: Tensor, reach: Tensor | None, blh: bool) -> bool:
+    """Whether oneDNN's kernel is the faster one and its buffers stay in cache without tiles."""
+    return takes_conv1d(u, w, reach, blh) and u.shape[-1] <= CONV1D_STEPS and u.numel() <= CONV1D_ELEMENTS
+
+
+def convolve_onednn(u: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, *, reverse: bool) -> None:
+    """`convolve` by F.conv1d, whose own buffers stay in cache."""
+    length, halo = u.shape[-1], w.shape[-1] - 1
+    weight = (w.flip(1) if reverse else w)[:, None]
+    batches = max(1, CONV1D_ELEMENTS // (u.shape[1] * min(length, CONV1D_STEPS)))
+    for i in range(0, u.shape[0], batches):
+        for t in range(0, length, CONV1D_STEPS):
+            end = min(length, t + CONV1D_STEPS)
+            first, last = (t, min(length, end + halo)) if reverse else (max(0, t - halo), end)
+            full = conv1d(u[i : i + batches, :, first:last], weight, bias, padding=halo, groups=w.shape[0])
+            start = t - first + (halo if reverse else 0)
+            y[i : i + batches, :, t:end] = full[..., start : start + end - t]
+
+
+def accumulate(
+    u: Tensor, w: Tensor, bias: Tensor | None, reach: Tensor | None, y: Tensor, *, reverse: bool, blh: bool
+) -> None:
+    """`convolve` where one dtype holds input, taps and output."""
+    length = u.shape[-1]
+    taps = min(w.shape[-1], length)
+    sizes = tile_shape(u, blh)
+    batch_blocks = -(-u.shape[0] // sizes[0])
+    lags = [lag.unsafe_split(sizes[1]) for lag in w.t().flip(0)[:taps].contiguous()[..., None].unbind()]
+    biases = None if bias is None else bias[:, None].unsafe_split(sizes[1])
+    early = [split(u[..., s:] if reverse else u[..., : length - s], sizes) for s in range(taps)]
+    late = [split(y[..., : length - s] if reverse else y[..., s:], sizes) for s in range(taps)]
+    for row in range(len(early[0])):
+        batch, channel = divmod(row, len(early[0]) // batch_blocks)
+        # Tiles of a later lag begin later: going backwards, the tile that one reaches into is already written.
+        for j in reversed(range(len(early[0][row]))):
+            y0 = late[0][row][j]
+            torch.mul(early[0][row][j], lags[0][channel], out=y0)
+            if biases is not None:
+                y0.add_(biases[channel])
+            for s in range(1, taps):
+                if j >= len(early[s][row]):
+                    continue
+                term = early[s][row][j]
+                if reach is not None:
+                    t, b = s + j * sizes[2], batch * sizes[0]
+                    together = reach[b : b + sizes[0], t : t + term.shape[-1]] >= s
+                    term = torch.where(together[:, None], term, 0)
+                late[s][row][j].addcmul_(term, lags[s][channel])
+
+
+def correlate(dy: Tensor, u: Tensor, reach: Tensor | None, dw: Tensor, *, blh: bool) -> None:
+    """Write dw[h, K-1-s] = sum_{b,t} dy[b, h, t] u[b, h, t-s] to dw, summed in dw's dtype."""
+    length, taps = u.shape[-1], dw.shape[-1]
+    batches, channels, steps = tile_shape(u, blh)
+    dw.zero_()
+    for i in range(0, u.shape[0], batches):
+        for j in range(0, u.shape[1], channels):
+            for t in range(0, length, steps):
+                b, h, end = slice(i, i + batches), slice(j, j + channels), min(length, t + steps)
+                first = max(0, t - taps + 1)
+                v, d = u[b, h, first:end].to(dw.dtype), dy[b, h, t:end].to(dw.dtype)
+                scratch = torch.empty_like(d)
+                for s in range(min(taps, end)):
+                    a = max(t, s)
+                    term = v[..., a - s - first : end - s - first]
+                    if reach is not None:
+                        term = torch.where((reach[b, a:end] >= s)[:, None], term, 0)
+                    part = torch.mul(d[..., a - t :], term, out=scratch[..., a - t :])
+                    dw[h, taps - 1 - s] += part.sum((0, 2))
