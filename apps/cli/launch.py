@@ -9,6 +9,7 @@ from farfield.apps.training.errors import UserError
 
 from .compose import Settings, composed, resumed, sweep
 
+
 def launch(domain: str, verb: str, target: str, overrides: list[str], show: bool, many: bool, folder: str | None) -> int:
     """Compose and run; `show` prints the settings instead. Returns 0, every failure is an exception."""
     if folder is not None and not Path(folder).is_dir():

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from farfield.apps.genomics.fasta import Fasta, packaged_genome, read_bed
-from farfield.apps.genomics.tokenizer import COMPLEMENT, N, PAD, Tokenizer
+from farfield.apps.genomics.tokenizer import COMPLEMENT, PAD, N, Tokenizer
 from farfield.apps.training import UserError
 
 Ids = NDArray[np.uint8]
@@ -25,16 +25,22 @@ Batch = dict[str, Tensor | int]
 # A window that is mostly unknown bases teaches nothing; so many draws are made for another one.
 MOSTLY_UNKNOWN = 0.5
 DRAWS = 20
+# Bases kept before a held-out segment: context of its first bases (Markov models look back 12).
+CONTEXT = 16
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of one sequence: ids of its bases, where it starts, and the token before it (PAD at an end)."""
+    """A stretch of one sequence: where it starts, ids of its bases, and those of up to 16 bases before it."""
 
     name: str
     start: int
     ids: Ids
-    before: int = PAD
+    before: Ids
+
+    def with_context(self, bases: int) -> Ids:
+        """The ids behind at most so many of the bases before them."""
+        return np.concatenate([self.before[max(len(self.before) - bases, 0) :], self.ids])
 
 
 def read_genome(fasta: str | None, bed: str | None, held_out: float) -> tuple[list[Segment], list[Segment]]:
@@ -54,21 +60,36 @@ def read_genome(fasta: str | None, bed: str | None, held_out: float) -> tuple[li
         if not 0 < held_out < 1:
             raise UserError(f"data.held_out={held_out}: a share between 0 and 1 is accepted, for example 0.1")
         for name in genome.names:
-            ids = tokenizer.encode(genome.read(name)).astype(np.uint8)
+            ids = tokenizer.encode(genome.read(name))
             cut = round(len(ids) * (1 - held_out))
-            train.append(Segment(name, 0, ids[:cut]))
-            valid.append(Segment(name, cut, ids[cut:], int(ids[cut - 1]) if cut else PAD))
+            train.append(Segment(name, 0, ids[:cut], ids[:0]))
+            valid.append(Segment(name, cut, ids[cut:], ids[max(cut - CONTEXT, 0) : cut]))
     else:
         for interval in read_bed(bed, genome):
-            start = max(interval.start - 1, 0)
-            ids = tokenizer.encode(genome.read(interval.name, start, interval.stop)).astype(np.uint8)
-            before, ids = (int(ids[0]), ids[1:]) if interval.start else (PAD, ids)
-            {"train": train, "valid": valid}.get(interval.split, []).append(Segment(interval.name, interval.start, ids, before))
+            start = max(interval.start - CONTEXT, 0)
+            ids = tokenizer.encode(genome.read(interval.name, start, interval.stop))
+            cut = interval.start - start
+            segment = Segment(interval.name, interval.start, ids[cut:], ids[:cut])
+            {"train": train, "valid": valid}.get(interval.split or "", []).append(segment)
     for part, found in (("train", train), ("valid", valid)):
         if not any(len(s.ids) > 1 for s in found):
             where = f"{bed} has no interval with {part!r} in its fourth column" if bed else f"{path} is too short"
             raise UserError(f"nothing to {'train on' if part == 'train' else 'hold out'}: {where}")
     return train, valid
+
+
+def cut_windows(ids: Ids, seqlen: int) -> Iterator[Ids]:
+    """Windows of at most seqlen + 1 tokens, each beginning with the last of the one before.
+
+    Every token but the first is a target once; a sequence of one token has no target and no window.
+    """
+    for start in range(0, len(ids) - 1, seqlen):
+        yield ids[start : start + seqlen + 1]
+
+
+def padded(ids: Ids, length: int) -> Ids:
+    """The ids with PAD behind them up to a length."""
+    return np.pad(ids, (0, length - len(ids)), constant_values=PAD)
 
 
 class GenomeWindows(LightningDataModule):
@@ -133,7 +154,7 @@ class GenomeWindows(LightningDataModule):
                 break
         if self.reverse_complement and random.random() < 0.5:
             window = COMPLEMENT[window[::-1]]
-        return np.pad(window, (0, length - len(window)), constant_values=PAD)
+        return padded(window, length)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Train batches from the start position on, without end; each process takes its own share of positions."""
@@ -145,25 +166,11 @@ class GenomeWindows(LightningDataModule):
         """Held-out windows in order."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        windows = held_out_windows(self.val_segments, self.val_seqlen)
+        windows = [w for s in self.val_segments for w in cut_windows(s.with_context(1), self.val_seqlen)]
         if self.val_bases is not None:
             kept = min(len(windows), max(1, self.val_bases // self.val_seqlen))
             windows = [windows[i] for i in np.linspace(0, len(windows) - 1, kept).round().astype(int)]
         return DataLoader(_Windows(windows[rank::world], self.val_batch), batch_size=None)
-
-
-def held_out_windows(segments: list[Segment], seqlen: int) -> list[Ids]:
-    """Windows of seqlen + 1 tokens, each beginning with the last token of the one before: every base is a target once.
-
-    The first base of a sequence has nothing before it and is no target; the last window of a segment is padded.
-    """
-    windows = []
-    for segment in segments:
-        ids = segment.ids if segment.before == PAD else np.append(np.uint8(segment.before), segment.ids)
-        for start in range(0, len(ids) - 1, seqlen):
-            window = ids[start : start + seqlen + 1]
-            windows.append(np.pad(window, (0, seqlen + 1 - len(window)), constant_values=PAD))
-    return windows
 
 
 class _Endless(IterableDataset[Batch]):
@@ -188,7 +195,8 @@ class _Windows(Dataset[Batch]):
         # A dataset without __iter__ ends at the first IndexError.
         if i >= len(self):
             raise IndexError(i)
-        return _batch(np.stack(self.windows[i * self.batch : (i + 1) * self.batch]))
+        windows = self.windows[i * self.batch : (i + 1) * self.batch]
+        return _batch(np.stack([padded(w, max(map(len, windows))) for w in windows]))
 
 
 def _batch(windows: Ids) -> Batch:

@@ -8,17 +8,16 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from safetensors.torch import load_model
 from torch import Tensor
 from torch.nn import functional as F
 
 from farfield.apps.genomics.checkpoint import save
 from farfield.apps.genomics.datamodule import GenomeWindows
 from farfield.apps.genomics.hyenadna import HyenaDNA, HyenaDNAConfig
+from farfield.apps.genomics.tokenizer import BASES, PAD
 from farfield.apps.training import RunFolder, TrainerConfig, UserError, fit
 from farfield.apps.training.schedule import cosine_with_warmup
-
-BASES = (7, 10)  # ids of A, C, G, T: the tokens whose bits are counted
-PAD = 4
 
 
 class Pretraining(LightningModule):
@@ -34,7 +33,14 @@ class Pretraining(LightningModule):
     """
 
     def __init__(
-        self, model: HyenaDNA, *, lr: float, weight_decay: float, max_steps: int, warmup_fraction: float, lr_min_ratio: float
+        self,
+        model: HyenaDNA,
+        *,
+        lr: float,
+        weight_decay: float,
+        max_steps: int,
+        warmup_fraction: float,
+        lr_min_ratio: float,
     ) -> None:
         super().__init__()
         self.model = model
@@ -62,9 +68,11 @@ class Pretraining(LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
         """Adds the nats of every target that is one of A, C, G, T."""
-        nats, counted = base_nats(self.model(batch["ids"]), batch["target"])
-        self.nats += nats[counted].double().sum()
-        self.bases += counted.sum()
+        logits, target = self.model(batch["ids"]), batch["target"]
+        nats = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), reduction="none").view_as(target)
+        known = (target >= BASES[0]) & (target <= BASES[-1])
+        self.nats += nats[known].sum(dtype=torch.float64)
+        self.bases += known.sum()
 
     def on_validation_epoch_end(self) -> None:
         """Logs val/bits_per_base over the whole held-out part, on all devices."""
@@ -72,12 +80,6 @@ class Pretraining(LightningModule):
         self.log("val/bits_per_base", (nats / bases / math.log(2)).float(), rank_zero_only=True)
         self.nats.zero_()
         self.bases.zero_()
-
-
-def base_nats(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """-log p of each target (B, L), and where the target is a base: logits (B, L, V), target (B, L)."""
-    nats = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), reduction="none").view_as(target)
-    return nats, (target >= BASES[0]) & (target <= BASES[1])
 
 
 def pretrain(
@@ -122,7 +124,8 @@ def pretrain(
     net = HyenaDNA.from_checkpoint(checkpoint) if checkpoint else HyenaDNA(HyenaDNAConfig(**model))
     if windows.max_seqlen > net.config.l_max:
         raise UserError(
-            f"data.seqlen={windows.max_seqlen} is longer than model.l_max={net.config.l_max}; shorten the windows or set model.l_max"
+            f"data: windows of {windows.max_seqlen} bases are longer than model.l_max={net.config.l_max};"
+            " shorten them or set model.l_max"
         )
     schedule = {key: trainer.pop(key) for key in ("lr", "weight_decay", "warmup_fraction", "lr_min_ratio")}
     config = TrainerConfig(
@@ -138,6 +141,10 @@ def pretrain(
     module = Pretraining(net, max_steps=config.max_steps, **schedule)
     run: RunFolder = fit(module, windows, config)
     best = run.best_checkpoint()
-    target = save(net, Path(out) if out else run.path / "model")
-    print(f"model: {target.parent}")
-    return best
+    if best is not None:
+        # Of all checkpoints the one with the lowest held-out bits, not the last one.
+        load_model(module, best / "model.safetensors")
+    target = save(net, Path(out) if out else run.path / "model").parent
+    bits = [line["val/bits_per_base"] for line in run.metrics() if line.get("val/bits_per_base") is not None]
+    print(f"{target}: {f'{min(bits):.4f} held-out bits per base' if bits else 'not validated'}")
+    return min(bits, default=None)

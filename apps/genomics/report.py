@@ -63,7 +63,9 @@ def loss_figure(curves: dict[str, tuple[Sequence[float], Sequence[float]]], leve
     return figure
 
 
-def window_figure(bits: NDArray[np.float32], gc: NDArray[np.bool_], start: int, held_out: int, bins: int = 512) -> Figure:
+def window_figure(
+    bits: NDArray[np.float32], gc: NDArray[np.bool_], start: int, held_out: int, bins: int = 512
+) -> Figure:
     """Means of bits per base and of GC along one window.
 
     Args:
@@ -76,10 +78,17 @@ def window_figure(bits: NDArray[np.float32], gc: NDArray[np.bool_], start: int, 
     figure, axes = _axes()
     edges = np.linspace(0, len(bits), min(bins, len(bits)) + 1).astype(int)
     middle = start + (edges[1:] + edges[:-1]) / 2
-    axes.plot(middle, [np.nanmean(bits[a:b]) for a, b in zip(edges, edges[1:], strict=False)], linewidth=0.8, label="bits per base")
+    axes.plot(
+        middle,
+        [np.nanmean(bits[a:b]) for a, b in zip(edges, edges[1:], strict=False)],
+        linewidth=0.8,
+        label="bits per base",
+    )
     axes.set(xlabel="position (bases)", ylabel="bits per base")
     share = axes.twinx()
-    share.plot(middle, [gc[a:b].mean() for a, b in zip(edges, edges[1:], strict=False)], linewidth=0.8, color="C1", label="GC")
+    share.plot(
+        middle, [gc[a:b].mean() for a, b in zip(edges, edges[1:], strict=False)], linewidth=0.8, color="C1", label="GC"
+    )
     share.set_ylabel("GC share", color="C1")
     if start < held_out < start + len(bits):
         axes.axvspan(held_out, start + len(bits), alpha=0.15, label="never seen in training")

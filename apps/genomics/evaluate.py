@@ -1,0 +1,110 @@
+"""`farfield genomics evaluate`: held-out bits per base beside uniform and Markov models."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from farfield.apps.genomics.datamodule import Ids, Segment, cut_windows, read_genome
+from farfield.apps.genomics.hyenadna import HyenaDNA
+from farfield.apps.genomics.likelihood import is_base, load_model, progress_bar, window_nats
+from farfield.apps.genomics.markov import MAX_ORDER, Codes, MarkovModel
+from farfield.apps.genomics.tokenizer import BASES
+from farfield.apps.training import UserError, atomic_write
+from farfield.apps.training.metrics import MetricsLog, read_metrics
+
+
+def evaluate(
+    *,
+    run_folder: Path,
+    fasta: str | None,
+    bed: str | None,
+    checkpoint: str | None,
+    out: str | None,
+    held_out: float,
+    seqlen: int | None,
+    orders: list[int],
+    memory_gb: float | None,
+    device: str,
+    precision: str,
+    seed: int,
+    resume: str | None,
+) -> dict[str, float]:
+    """Print one table of held-out bits per base; the Markov models are trained on the rest of the genome.
+
+    Args:
+        run_folder: Where scored windows are noted, so that an interrupted run goes on.
+        fasta, bed, held_out: As of `read_genome`.
+        checkpoint: Model in any format; None is the trained model of the package.
+        out: JSON file to write; None is evaluation.json in the run folder.
+        seqlen: Bases of a window; None is all that the model can read.
+        orders: Orders of the Markov models, each with interpolation and both strands counted.
+        memory_gb: As of `score`.
+        device, precision: As everywhere.
+        seed: Noted; evaluation draws nothing at random.
+        resume: Run folder to continue.
+    Returns: Bits per base by name of the model.
+    Raises: UserError: a file or setting is wrong.
+    """
+    train, valid = read_genome(fasta, bed, held_out)
+    model = load_model(checkpoint, device)
+    if not orders:
+        raise UserError("orders=[]: give at least one order of Markov models, for example orders=[3,8,11]")
+    most = model.config.l_max - 1
+    seqlen = min(seqlen or most, most)
+    windows = [w for segment in valid for w in cut_windows(segment.with_context(1), seqlen)]
+    nats, bases = _model_nats(run_folder / "windows.jsonl", model, windows, precision, memory_gb)
+    bits = {"model": nats / bases / math.log(2), "uniform": 2.0} | markov_bits(train, valid, orders)
+    result = {"bits_per_base": bits, "bases": int(bases), "windows": len(windows), "seqlen": seqlen}
+    target = Path(out) if out else run_folder / "evaluation.json"
+    atomic_write(target, json.dumps(result, indent=1) + "\n")
+    print_table(("model", "held-out bits per base"), [(name, f"{value:.4f}") for name, value in bits.items()])
+    print(f"{int(bases):,} held-out bases; {target}")
+    return bits
+
+
+def _model_nats(
+    notes: Path, model: HyenaDNA, windows: list[Ids], precision: str, memory_gb: float | None
+) -> tuple[float, float]:
+    """Sums of nats and bases over all windows; those noted by an earlier run are not read again."""
+    done = {line["step"] for line in read_metrics(notes)}
+    todo = [(i, ids) for i, ids in enumerate(windows) if i not in done]
+    log = MetricsLog(notes, last_step=len(windows))
+    limit = None if memory_gb is None else int(memory_gb * 1e9)
+    with progress_bar("evaluate", sum(len(ids) - 1 for _, ids in todo), "bases") as advance:
+        for i, targets, nats in window_nats(model, todo, precision=precision, memory_limit=limit):
+            known = is_base(targets)
+            log.log(i, {"nats": nats[known].sum(dtype=np.float64), "bases": int(known.sum())})
+            advance(len(targets))
+    log.close()
+    lines = read_metrics(notes)
+    return math.fsum(line["nats"] for line in lines), sum(line["bases"] for line in lines)
+
+
+def codes(ids: Ids) -> Codes:
+    """Tokens as Markov models read them: 0 to 3 for A, C, G, T."""
+    return np.where(is_base(ids), ids - BASES[0], 4).astype(np.uint8)
+
+
+def markov_bits(train: list[Segment], valid: list[Segment], orders: list[int]) -> dict[str, float]:
+    """Held-out bits per base of Markov models of several orders, by name.
+
+    A base at the start of a held-out segment has the training bases before it as context, as many as there are.
+    """
+    model = MarkovModel([codes(s.ids) for s in train], max(orders))
+    nats = {k: [model.nats(codes(s.with_context(MAX_ORDER)), k)[-len(s.ids) :] for s in valid] for k in orders}
+    return {f"Markov, order {k}": float(np.nanmean(np.concatenate(v)) / np.log(2)) for k, v in nats.items()}
+
+
+def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """One table on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
