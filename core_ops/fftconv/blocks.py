@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 
 from .crew import Each, Lane
-from .operands import Rows
+from .modes import Problem
+from .operands import Rows, Sink, Source
 from .plans import CHUNK
-from .runner import Job
+from .right_angle import COMPLEX
+from .runner import Filter, Job
 
 
-def run_blocks(job: Job) -> None:
+def run_blocks(job: Job, sink: Sink, k: Filter) -> None:
     """Overlap-save: real FFTs of `size` samples, of which size - taps + 1 are outputs."""
     problem, size = job.problem, job.plan.size
     hop = size - problem.taps + 1
@@ -19,7 +21,7 @@ def run_blocks(job: Job) -> None:
 
     def work(runs: list[Rows], lane: Lane, each: Each) -> None:
         g0, g1 = runs[0].g0, runs[0].g1
-        spectra = job.spectrum(g0, g1, lambda taps: torch.fft.rfft(taps, n=size).div_(size))
+        spectra = k.spectrum(job, g0, g1, lambda taps: torch.fft.rfft(taps, n=size).div_(size))
         most = max(1, CHUNK // (size * max(1, len_of(runs))))
         tiles = [(rows, f) for rows in runs for f in range(0, frames, most)]
 
@@ -32,7 +34,7 @@ def run_blocks(job: Job) -> None:
             z = torch.fft.rfft(x.unfold(-1, size, hop)).mul_(spectra[:, None, None])
             value = torch.fft.irfft(z, n=size, norm="forward")[..., problem.taps - 1 :]
             n = min(count * hop, problem.outputs - first)
-            job.sink.store(flat(value, worker, n), rows, problem, first, x, lead + first)
+            sink.store(flat(value, worker, n), rows, problem, first, x, lead + first)
 
         each(len(tiles), tile)
 
@@ -53,13 +55,13 @@ def flat(value: Tensor, worker: Lane, n: int) -> Tensor:
     return out[..., :n]
 
 
-def run_taps(job: Job) -> None:
+def run_taps(job: Job, sink: Sink, k: Filter) -> None:
     """Shifted multiply-adds, one for each tap."""
     problem, taps = job.problem, job.problem.taps
     lead = problem.start - (taps - 1)
 
     def work(runs: list[Rows], lane: Lane, each: Each) -> None:
-        k = job.taps(runs[0].g0, runs[0].g1)[:, None, :, None]
+        weights = k.taps(job, runs[0].g0, runs[0].g1)[:, None, :, None]
         span = min(problem.outputs, max(1, CHUNK // len_of(runs)))
         tiles = [(rows, t) for rows in runs for t in range(0, problem.outputs, span)]
 
@@ -69,11 +71,37 @@ def run_taps(job: Job) -> None:
             x = worker.empty("x", (*rows.shape, n + taps - 1), job.dtype)
             job.source.load(x, rows, problem, lead + first)
             y = worker.empty("y", (*rows.shape, n), job.dtype)
-            torch.mul(x[..., taps - 1 :], k[:, :, 0], out=y)
+            torch.mul(x[..., taps - 1 :], weights[:, :, 0], out=y)
             for m in range(1, taps):
-                y.addcmul_(x[..., taps - 1 - m : taps - 1 - m + n], k[:, :, m])
-            job.sink.store(y, rows, problem, first, x, lead + first)
+                y.addcmul_(x[..., taps - 1 - m : taps - 1 - m + n], weights[:, :, m])
+            sink.store(y, rows, problem, first, x, lead + first)
 
         each(len(tiles), tile)
+
+    job.share(work)
+
+
+def run_blocks_dk(job: Job, dy: Source, outputs: Problem, dk: Tensor) -> None:
+    """The filter's gradient: block by block, spectra of x times conjugate spectra of dy, summed."""
+    problem, size = job.problem, job.plan.size
+    hop = size - problem.taps + 1
+    frames = -(-problem.outputs // hop)
+    lead = problem.start - (problem.taps - 1)
+
+    def work(runs: list[Rows], lane: Lane, each: Each) -> None:
+        g0, g1 = runs[0].g0, runs[0].g1
+        most = max(1, CHUNK // (size * len_of(runs)))
+        total = torch.zeros(g1 - g0, size // 2 + 1, dtype=COMPLEX[job.dtype])
+        # In order, not shared out: the sum has to be the same each time.
+        for rows in runs:
+            for f in range(0, frames, most):
+                count = min(most, frames - f)
+                x = lane.empty("x", (*rows.shape, (count - 1) * hop + size), job.dtype)
+                job.source.load(x, rows, problem, lead + f * hop)
+                z = torch.fft.rfft(x.unfold(-1, size, hop))
+                d = dy.load(lane.empty("dy", (*rows.shape, count * hop), job.dtype), rows, outputs, f * hop)
+                d = torch.fft.rfft(d.unflatten(-1, (count, hop)), n=size)
+                total += z.mul_(d.conj_physical_()).sum((0, 2, 3))
+        dk[g0:g1] = torch.fft.irfft(total, n=size)[:, : problem.taps].flip(-1)
 
     job.share(work)

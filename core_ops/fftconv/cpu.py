@@ -1,27 +1,43 @@
 """fftconv on a CPU: the plan of plans.py, run on boxes of rows by a crew of threads.
 
-Shapes: u, pregate (B, H, L); y, postgate (B, H, outputs); k (G, Lk); skip (H,); seq_idx (B, L).
+Shapes: u, pregate (B, H, L); y, dy, postgate (B, H, outputs); k, dk (G, Lk); skip (H,); seq_idx (B, L).
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from .blocks import run_blocks, run_taps
+from .blocks import run_blocks, run_blocks_dk, run_taps
 from .composite import segments
 from .crew import Crew
-from .long import run_four_step
+from .long import run_four_step, run_four_step_dk
 from .modes import Problem, problem_of
-from .operands import Sink, Source, filters
-from .plans import CpuPlan, choose
-from .rows import run_right_angle
-from .runner import Job, Spectra
+from .operands import Sink, Source
+from .plans import choose, split_size
+from .rows import run_right_angle, run_right_angle_dk
+from .runner import Filter, Job, Spectra
 
 RUNNERS = {"taps": run_taps, "blocks": run_blocks, "right_angle": run_right_angle, "four_step": run_four_step}
+RUNNERS_DK = {"blocks": run_blocks_dk, "right_angle": run_right_angle_dk, "four_step": run_four_step_dk}
+Part = tuple[slice, slice, slice]
 
 
 def grouped(x: Tensor, groups: int) -> Tensor:
     """(B, H, ...) as (B, G, H / G, ...)."""
     return x.unflatten(1, (groups, x.shape[1] // groups))
+
+
+def packed(seq_idx: Tensor) -> Iterator[Part]:
+    """Where each packed sequence lies in a (B, H, L) tensor."""
+    for b, cuts in enumerate(segments(seq_idx)):
+        for i, j in cuts:
+            yield slice(b, b + 1), slice(None), slice(i, j)
+
+
+def cut(x: Tensor | None, part: Part) -> Tensor | None:
+    """The part of a tensor that may be absent."""
+    return x if x is None else x[part]
 
 
 def convolve(
@@ -45,21 +61,18 @@ def convolve(
         flip: Reverse k first. dtype: What computes. spectra: Spectra of k to read, or to fill for the next call.
     """
     if seq_idx is not None:
-        for b, cuts in enumerate(segments(seq_idx)):
-            for i, j in cuts:
-                part = (slice(b, b + 1), slice(None), slice(i, j))
-                gates = [x if x is None else x[part] for x in (pregate, postgate)]
-                convolve(
-                    u[part], k, y[part], pregate=gates[0], postgate=gates[1], skip=skip, seq_idx=None,
-                    window=(window[0], j - i, 0), flip=flip, dtype=dtype,
-                )  # fmt: skip
+        for part in packed(seq_idx):
+            own = (window[0], part[2].stop - part[2].start, 0)
+            convolve(
+                u[part], k, y[part], pregate=cut(pregate, part), postgate=cut(postgate, part), skip=skip, seq_idx=None,
+                window=own, flip=flip, dtype=dtype,
+            )  # fmt: skip
         return
-    groups = k.shape[0]
-    start, outputs, period = window
-    u5, y5 = grouped(u, groups), grouped(y, groups)
+    groups, (start, outputs, period) = k.shape[0], window
+    source = Source(grouped(u, groups), None if pregate is None else grouped(pregate, groups))
     skips = None if skip is None else skip.to(dtype).view(groups, -1)
-    source = Source(u5, None if pregate is None else grouped(pregate, groups))
-    sink = Sink(y5, None if postgate is None else grouped(postgate, groups), skips, min(outputs, u.shape[-1]))
+    gate = None if postgate is None else grouped(postgate, groups)
+    sink = Sink(grouped(y, groups), gate, skips, min(outputs, u.shape[-1]))
     problem = problem_of(u.shape[-1], k.shape[-1], start, outputs, period)
     if problem is None:
         y.zero_()
@@ -67,14 +80,41 @@ def convolve(
     y[..., : problem.o0] = 0
     y[..., problem.o1 :] = 0
     crew = Crew.of_caller()
-    plan = choose(problem, u.shape[0], groups, u5.shape[2], dtype == torch.float64, crew.size)
-    if plan is None:
-        raise NotImplementedError
+    plan = choose(problem, *source.u.shape[:3], dtype == torch.float64, crew.size)
+    if plan.kind == "split":
+        convolve_split(source, sink, k, window, flip, dtype)
+        return
+    RUNNERS[plan.kind](Job(problem, plan, crew, source, dtype), sink, Filter(k, flip, spectra))
 
-    def taps(g0: int, g1: int) -> Tensor:
-        return filters(k, g0, g1, problem, flip, dtype)
 
-    RUNNERS[plan.kind](Job(problem, plan, crew, source, sink, taps, dtype, spectra))
+def convolve_split(
+    source: Source, sink: Sink, k: Tensor, window: tuple[int, int, int], flip: bool, dtype: torch.dtype
+) -> None:
+    """Rows too long for the scratch bound: blocks of outputs times blocks of taps, each a window of its own."""
+    (start, outputs, period), taps, size = window, k.shape[1], split_size(dtype == torch.float64)
+    batch, groups, width, length = source.u.shape
+    for b, g, r in [(b, g, r) for g in range(groups) for b in range(batch) for r in range(width)]:
+        u = source.u[b, g, None, r, None]
+        pregate = None if source.gate is None else source.gate[b, g, None, r, None]
+        for i in range(0, outputs, size):
+            n = min(size, outputs - i)
+            total, part = (torch.zeros(1, 1, n, dtype=dtype) for _ in range(2))
+            for j in range(0, taps, size):
+                m = min(size, taps - j)
+                block = k[g : g + 1, taps - j - m : taps - j] if flip else k[g : g + 1, j : j + m]
+                convolve(
+                    u, block, part, pregate=pregate, postgate=None, skip=None, seq_idx=None,
+                    window=(start + i - j, n, period), flip=flip, dtype=dtype,
+                )  # fmt: skip
+                total += part
+            if sink.skip is not None and i < sink.shared:
+                reach = slice(i, min(i + n, sink.shared))
+                v = u[..., reach].to(dtype)
+                v = v if pregate is None else v * pregate[..., reach]
+                total[..., : v.shape[-1]] += sink.skip[g, r] * v
+            if sink.gate is not None:
+                total *= sink.gate[b, g, r, i : i + n]
+            sink.y[b, g, r, i : i + n] = total[0, 0]
 
 
 def correlate(
@@ -88,42 +128,59 @@ def correlate(
     start: int,
     period: int,
 ) -> None:
-    """Write the filter's gradient to dk."""
-    from .composite import fftconv_composite
+    """Write dk[g, m], the sum over rows of the group and over t of (postgate * dy)[t] (pregate * u)[start + t - m].
 
-    b, h, length = u.shape
-    m = dy.shape[-1]
-    g, taps = dk.shape
+    Args:
+        dk: Written; its dtype computes. start, period: Of the window that made y; see modes.py.
+    """
     if seq_idx is not None:
         dk.zero_()
-        part = torch.empty_like(dk)
-        for row, cuts in enumerate(segments(seq_idx)):
-            for i, j in cuts:
-                gates = [None if x is None else x[row : row + 1, :, i:j] for x in (pregate, postgate)]
-                correlate(
-                    dy[row : row + 1, :, i:j],
-                    u[row : row + 1, :, i:j],
-                    part,
-                    pregate=gates[0],
-                    postgate=gates[1],
-                    seq_idx=None,
-                    start=start,
-                    period=0,
-                )
-                dk += part
+        add = torch.empty_like(dk)
+        for part in packed(seq_idx):
+            correlate(
+                dy[part], u[part], add, pregate=cut(pregate, part), postgate=cut(postgate, part), seq_idx=None,
+                start=start, period=0,
+            )  # fmt: skip
+            dk += add
         return
-    v = u.to(dk.dtype) if pregate is None else u.to(dk.dtype) * pregate
-    d = dy.to(dk.dtype) if postgate is None else dy.to(dk.dtype) * postgate
-    r = fftconv_composite(
-        d.reshape(1, b * h, m),
-        v.reshape(b * h, length).flip(-1),
-        None,
-        None,
-        None,
-        None,
-        length - 1 - start,
-        taps,
-        period,
-        dk.dtype,
-    )
-    dk.copy_(r.view(b, g, h // g, taps).sum((0, 2)))
+    groups, taps = dk.shape
+    dk.zero_()
+    if period and taps > period:
+        one = dk[:, :period]
+        correlate(dy, u, one, pregate=pregate, postgate=postgate, seq_idx=None, start=start, period=period)
+        for at in range(period, taps, period):
+            dk[:, at : at + period] = one[:, : taps - at]
+        return
+    source = Source(grouped(u, groups), None if pregate is None else grouped(pregate, groups))
+    given = Source(grouped(dy, groups), None if postgate is None else grouped(postgate, groups))
+    problem = problem_of(u.shape[-1], taps, start, dy.shape[-1], period)
+    if problem is None:
+        return
+    crew = Crew.of_caller()
+    plan = choose(problem, *source.u.shape[:3], dk.dtype == torch.float64, crew.size, adjoint=True)
+    if plan.kind == "split":
+        correlate_split(dy, u, dk, pregate, postgate, start, period)
+        return
+    outputs = Problem(((0, problem.o0, problem.outputs),), problem.outputs, 0, 0, 0, 0, 0, 0, 0)
+    job = Job(problem, plan, crew, source, dk.dtype)
+    RUNNERS_DK[plan.kind](job, given, outputs, dk[:, problem.k0 : problem.k1])
+
+
+def correlate_split(
+    dy: Tensor, u: Tensor, dk: Tensor, pregate: Tensor | None, postgate: Tensor | None, start: int, period: int
+) -> None:
+    """Rows too long for the scratch bound: blocks of outputs times blocks of taps, each a window of its own."""
+    size = split_size(dk.dtype == torch.float64)
+    rows, per = range(u.shape[1]), u.shape[1] // dk.shape[0]
+    for b, h in [(b, h) for h in rows for b in range(u.shape[0])]:
+        row = (slice(b, b + 1), slice(h, h + 1))
+        for i in range(0, dy.shape[-1], size):
+            at = (*row, slice(i, i + size))
+            for j in range(0, dk.shape[1], size):
+                target = dk[h // per, None, j : j + size]
+                add = torch.empty_like(target)
+                correlate(
+                    dy[at], u[row], add, pregate=None if pregate is None else pregate[row],
+                    postgate=cut(postgate, at), seq_idx=None, start=start + i - j, period=period,
+                )  # fmt: skip
+                target += add

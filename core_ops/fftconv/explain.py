@@ -2,14 +2,82 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from .call import Call, Layout, Precision, check
+from .modes import Mode, problem_of
+from .op import REGISTRY
+from .plans import choose, smooth_size
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What a call takes."""
+    """What a call of fftconv takes.
+
+    Args:
+        impl: The implementation. plan: Its algorithm. fft_size: Of the transform, 0 without one.
+        scratch_bytes: Held at most besides the output. reason: Why.
+    """
 
     impl: str
+    plan: str
+    fft_size: int
+    scratch_bytes: int
+    reason: str
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        size = f", FFT of {self.fft_size:,}" if self.fft_size else ""
+        return f"{self.impl}: {self.plan}{size}, scratch {self.scratch_bytes / 2**20:.1f} MiB; {self.reason}"
 
 
-def explain(*args: object, **kwargs: object) -> Plan:
-    """Placeholder."""
-    return Plan("cpu")
+def explain(
+    u: Tensor,
+    k: Tensor,
+    *,
+    mode: Mode = "causal",
+    pregate: Tensor | None = None,
+    postgate: Tensor | None = None,
+    skip: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    precision: Precision = "auto",
+    impl: str = "auto",
+    layout: Layout = "bhl",
+) -> Plan:
+    """Which plan fftconv takes for these arguments, and why; nothing is computed.
+
+    Args: Those of fftconv.
+    Returns: The Plan; str(plan) is one line.
+    Raises: ShapeError, DtypeError, KernelUnavailable: as fftconv.
+    Complexity: O(1); with seq_idx one pass over it.
+    Source: the tables of plans.py, measured.
+    """
+    call = check(u, k, mode, pregate, postgate, skip, seq_idx, precision, layout)
+    name = REGISTRY.choose(impl, call).name
+    if seq_idx is not None:
+        changes = seq_idx.diff(dim=1) != 0
+        packed = int(changes.sum()) + call.batch
+        plan = plan_of(call, name)
+        reason = f"{packed} packed sequences, each a call of its own; as one sequence: {plan.reason}"
+        return Plan(name, plan.plan, plan.fft_size, plan.scratch_bytes, reason)
+    return plan_of(call, name)
+
+
+def plan_of(call: Call, name: str) -> Plan:
+    """The Plan of a checked call on one implementation."""
+    real = 8 if call.double else 4
+    rows = call.batch * call.channels
+    if name == "reference":
+        square = call.channels * call.length * call.outputs * real
+        return Plan(name, "definition", 0, 3 * square, "the definition, O(L^2): for tests")
+    problem = problem_of(call.length, call.taps, call.start, call.outputs, call.period)
+    if problem is None:
+        return Plan(name, "zeros", 0, 0, "no tap reaches an output")
+    if name == "torch":
+        size = smooth_size(problem.period)
+        why = f"u is on {call.device}" if call.device != "cpu" else "it was named"
+        return Plan(name, "rfft", size, 4 * rows * size * real, f"torch.fft calls on all rows at once: {why}")
+    width = call.channels // call.groups
+    plan = choose(problem, call.batch, call.groups, width, call.double, torch.get_num_threads())
+    return Plan(name, plan.kind, plan.size, plan.scratch, plan.reason)

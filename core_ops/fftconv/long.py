@@ -1,24 +1,25 @@
-"""Runner of the four-step plan: one long row at a time, its blocks in a core's cache."""
+"""Runners of the four-step plan: one long row at a time, its blocks in a core's cache."""
 
 from torch import Tensor
 
 from .crew import Each, Lane
-from .operands import Rows
+from .modes import Problem
+from .operands import Rows, Sink, Source
 from .right_angle import BLOCK, COMPLEX, FourStep, four_step
-from .runner import Job
+from .rows import lags
+from .runner import Filter, Job
 
 
-def staged(job: Job, transform: FourStep, rows: Rows, lane: Lane) -> Tensor:
-    """x of one row as (1 or 2, N1, N2): u itself where it is that already."""
-    size = transform.size
-    row = job.source.whole(rows, job.problem, size, job.dtype)
+def staged(job: Job, source: Source, problem: Problem, transform: FourStep, rows: Rows, lane: Lane) -> Tensor:
+    """One row as (1 or 2, N1, N2): the given tensor itself where it is that already."""
+    row = source.whole(rows, problem, transform.size, job.dtype)
     if row is None:
-        folds = 1 if job.problem.lx <= size else 2
-        row = job.source.load(lane.empty("x", (1, 1, 1, folds * size), job.dtype), rows, job.problem)
+        folds = 1 if problem.lx <= transform.size else 2
+        row = source.load(lane.empty("x", (1, 1, 1, folds * transform.size), job.dtype), rows, problem)
     return row.view(-1, transform.n1, transform.n2)
 
 
-def run_four_step(job: Job) -> None:
+def run_four_step(job: Job, sink: Sink, k: Filter) -> None:
     """Compute a window row by row with one complex FFT each way, as columns and rows of a matrix."""
     problem, transform = job.problem, four_step(job.plan.size, job.dtype)
     size, shape = transform.size, (transform.n1, transform.n2)
@@ -38,22 +39,49 @@ def run_four_step(job: Job) -> None:
             transform.forward(x.view(folds, *shape), lane, each, keep)
             return spectrum
 
-        spectrum = job.spectrum(runs[0].g0, runs[0].g1, transformed)
+        spectrum = k.spectrum(job, runs[0].g0, runs[0].g1, transformed)
+
+        def middle(i: int, z: Tensor) -> None:
+            transform.untwist(i, z.mul_(spectrum[i * BLOCK : (i + 1) * BLOCK]), lane)
+
         for rows in runs:
-            x = staged(job, transform, rows, lane)
-
-            def middle(i: int, z: Tensor) -> None:
-                transform.untwist(i, z.mul_(spectrum[i * BLOCK : (i + 1) * BLOCK]), lane)
-
+            x = staged(job, job.source, problem, transform, rows, lane)
             transform.forward(x, lane, each, middle)
-            low = job.sink.whole(rows, problem, size, job.dtype)
+            low = sink.whole(rows, problem, size, job.dtype)
             if low is not None:
                 transform.inverse(lane, each, low.view(shape), None)
                 continue
-            y = lane.empty("y", (2 if ends > size else 1, size), job.dtype)
-            used = problem.start < size
-            transform.inverse(lane, each, y[0].view(shape) if used else None, y[1].view(shape) if ends > size else None)
+            y = lane.empty("y", (2, *shape) if ends > size else (1, *shape), job.dtype)
+            transform.inverse(lane, each, y[0] if problem.start < size else None, y[1] if ends > size else None)
             value = y.view(1, 1, 1, -1)[..., problem.start : ends]
-            job.sink.store(value, rows, problem, 0, x.reshape(1, 1, 1, -1), 0)
+            sink.store(value, rows, problem, 0, x.reshape(1, 1, 1, -1), 0)
+
+    job.share(work)
+
+
+def run_four_step_dk(job: Job, dy: Source, outputs: Problem, dk: Tensor) -> None:
+    """The filter's gradient: spectra of x times conjugate spectra of dy, summed over the rows of a filter."""
+    problem, transform = job.problem, four_step(job.plan.size, job.dtype)
+    shape = (transform.n1, transform.n2)
+
+    def work(runs: list[Rows], lane: Lane, each: Each) -> None:
+        spectrum = lane.empty("spectrum", shape, COMPLEX[job.dtype])
+        total = lane.empty("total", shape, COMPLEX[job.dtype]).zero_()
+
+        def keep(i: int, z: Tensor) -> None:
+            spectrum[i * BLOCK : (i + 1) * BLOCK] = z.conj_physical_()
+
+        def add(i: int, z: Tensor) -> None:
+            at = slice(i * BLOCK, (i + 1) * BLOCK)
+            total[at].addcmul_(z, spectrum[at])
+
+        for rows in runs:
+            transform.forward(staged(job, dy, outputs, transform, rows, lane), lane, each, keep)
+            transform.forward(staged(job, job.source, problem, transform, rows, lane), lane, each, add)
+        each(shape[0] // BLOCK, lambda i, worker: transform.untwist(i, total[i * BLOCK : (i + 1) * BLOCK], lane))
+        y = lane.empty("x", (2, *shape), job.dtype)
+        transform.inverse(lane, each, y[0], y[1])
+        g = runs[0].g0
+        lags(dk[g], y[0].view(-1), y[1].view(-1), problem.start)
 
     job.share(work)

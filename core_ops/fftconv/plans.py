@@ -5,7 +5,7 @@ from typing import Literal
 
 from .modes import Problem
 
-Kind = Literal["taps", "blocks", "right_angle", "four_step", "cyclic"]
+Kind = Literal["taps", "blocks", "right_angle", "four_step", "split"]
 
 # Heads of 2^m whose transforms cost no more per point than a power of two (MKL, float32).
 HEADS: tuple[int, ...] = (8, 9, 10, 12, 14, 15)
@@ -28,12 +28,12 @@ def set_scratch_bytes(count: int) -> int:
     """Set the most bytes that a CPU call of fftconv may hold besides its output; returns the former bound.
 
     Args:
-        count: Bytes, at least 1 MiB. The default is 256 MiB.
-    Raises: ValueError: less than 1 MiB.
+        count: Bytes, at least 8 MiB. The default is 256 MiB.
+    Raises: ValueError: less than 8 MiB.
     """
     global scratch_bytes
-    if count < 1 << 20:
-        raise ValueError(f"set_scratch_bytes: {count} bytes; at least {1 << 20} (1 MiB) are needed.")
+    if count < 8 << 20:
+        raise ValueError(f"set_scratch_bytes: {count} bytes; at least {8 << 20} (8 MiB) are needed.")
     former, scratch_bytes = scratch_bytes, count
     return former
 
@@ -43,7 +43,8 @@ class CpuPlan:
     """How a problem is computed.
 
     Args:
-        kind: Which runner. size: Of its FFT, complex for right_angle and four_step, real for blocks; 0 for taps.
+        kind: Which runner. size: Of its FFT, complex for right_angle, four_step and split, real for blocks;
+            0 for taps.
         most: Rows in a chunk. lanes: Workers. scratch: Bytes held at most, tables included. reason: Why.
     """
 
@@ -65,15 +66,18 @@ def smooth_size(least: int) -> int:
     return min(head * size // 16 for head in (*HEADS, 16) if head * size // 16 >= least)
 
 
-def choose(problem: Problem, batch: int, groups: int, width: int, double: bool, threads: int) -> CpuPlan | None:
-    """The plan of a problem; None when no transform fits the scratch bound, and the problem must be split.
+def choose(
+    problem: Problem, batch: int, groups: int, width: int, double: bool, threads: int, adjoint: bool = False
+) -> CpuPlan:
+    """The plan of a problem; "split" when no transform of it fits the scratch bound.
 
     Args:
         problem: What to compute. batch, groups, width: B, G and H / G. double: float64. threads: Of the caller.
+        adjoint: Whether it is the filter's gradient.
     """
     real = 8 if double else 4
     rows = batch * groups * width
-    if problem.taps <= TAPS_MOST:
+    if problem.taps <= TAPS_MOST and not adjoint:
         most = max(1, CHUNK // problem.outputs)
         scratch = threads * 3 * real * min(CHUNK, rows * problem.outputs)
         return CpuPlan("taps", 0, most, threads, scratch, f"{problem.taps} taps: shifted multiply-adds cost least")
@@ -93,6 +97,16 @@ def choose(problem: Problem, batch: int, groups: int, width: int, double: bool, 
     lane, table = (n * size * real // 4 for n in (LANE_BYTES, TABLE_BYTES))
     lanes = min(threads, groups, (scratch_bytes - table) // lane)
     if lanes < 1:
-        return None
+        size = split_size(double)
+        reason = f"{problem.period} samples do not fit the scratch bound of {scratch_bytes} bytes at once"
+        return CpuPlan("split", size, 1, 1, scratch_bytes, reason)
     reason = f"a complex FFT of {size} holds {problem.period} samples, as columns and rows of a matrix"
     return CpuPlan("four_step", size, 1, lanes, lanes * lane + table, reason)
+
+
+def split_size(double: bool) -> int:
+    """The largest power of two whose FourStep, alone, stays under the scratch bound."""
+    size = FOUR_STEP_LEAST // 4
+    while (LANE_BYTES + TABLE_BYTES) * 2 * size * (2 if double else 1) <= scratch_bytes // 2:
+        size *= 2
+    return size

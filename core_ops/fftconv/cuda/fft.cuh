@@ -122,6 +122,24 @@ template <int R, int SG, long long NUM, long long DEN> FI void dft_real(c2* v) {
   levels_fixed<R, SG, 2, NUM, DEN>(v);
 }
 
+// Re(phase exp(-2 pi i k SN / SD R) out[k]) in v[].x, out as of dft<R, 1>.
+template <int R, int SN, int SD> FI void dft_shifted_real(c2* v, const Twiddle<R>& w, c2 phase) {
+  reorder<R>(v);
+  if constexpr (SN != 0) {
+    c2 first = cmul(phase, w.b[0]);
+    each<R / 2>([&](auto i) {
+      v[2 * decltype(i)::v] = cmul(v[2 * decltype(i)::v], phase);
+      butterfly(v[2 * decltype(i)::v], v[2 * decltype(i)::v + 1], first.x, first.y);
+    });
+  } else each<R / 2>([&](auto i) { butterfly(v[2 * decltype(i)::v], v[2 * decltype(i)::v + 1], w.b[0].x, w.b[0].y); });
+  levels<R, 1, 2>(v, w);
+  each<R>([&](auto j) {
+    constexpr int J = decltype(j)::v;
+    constexpr float x = Root<-SN * J, SD * R>::x, y = Root<-SN * J, SD * R>::y;
+    if constexpr (y != 0.f) v[J].x = x * v[J].x - y * v[J].y;
+  });
+}
+
 template <int GROUP, int THREADS> FI void group_sync(int group) {
   if constexpr (GROUP <= 32) __syncwarp();
   else if constexpr (GROUP == THREADS) __syncthreads();
@@ -135,31 +153,61 @@ template <int R1, int R2, int R3, int SN, int SD, int P> struct Row {
   static constexpr int B2 = E / R2, B3 = E / R3;           // butterflies a thread in stages 2 and 3
   static constexpr int RS = R3 + 2 * P, KS = R2 * RS;
   static constexpr int SIZE = R1 * KS + (R3 == 8 ? 8 : 0);
+  // Stage 2 reads its twiddles from a table of R1 + R3 columns that the block shares; those of the other stages stay in registers.
+  // A column holds every second one (and the last): the others are their squares.
+  static constexpr int LOG2 = log2i(R2), STORED = (LOG2 + 1) / 2, QUADS = (STORED + 1) / 2;
+  static constexpr int TABLE = QUADS * (R1 + R3) * (int)sizeof(float4);
+  static CX int stored(int i) { return 2 * i + 1 < LOG2 ? 2 * i + 1 : LOG2 - 1; }
   int t;
   c2 *shared, *column;
   int line2, line3;
-  Twiddle<R2 == 1 ? 2 : R2> f2, i2;
+  const float4 *f2, *i2;
   Twiddle<R3> f3;
   Twiddle<R1> i1;
   c2 phase;
-  FI void init(int t_, c2* s) {
+  FI static Twiddle<R2> read(const float4* column) {
+    Twiddle<R2> w;
+    each<QUADS>([&](auto q) {
+      constexpr int Q = decltype(q)::v;
+      float4 p = column[Q * (R1 + R3)];
+      w.b[stored(2 * Q)] = make_float2(p.x, p.y);
+      if constexpr (2 * Q + 1 < STORED) w.b[stored(2 * Q + 1)] = make_float2(p.z, p.w);
+    });
+    each<LOG2 / 2>([&](auto l) {
+      c2 p = w.b[2 * decltype(l)::v + 1];
+      w.b[2 * decltype(l)::v] = make_float2(fmaf(p.x, p.x, -p.y * p.y), 2.f * p.x * p.y);
+    });
+    return w;
+  }
+  FI static void fill(float4* table, int thread, int threads, float shift) {
+    for (int i = thread; i < R1 + R3; i += threads) {
+      Twiddle<R2> w;
+      w.set(i < R1 ? -(i - shift) / R1 : (float)(i - R1) / R3);
+      each<QUADS>([&](auto q) {
+        c2 a = w.b[stored(2 * decltype(q)::v)], b = w.b[stored(2 * decltype(q)::v + 1)];
+        table[decltype(q)::v * (R1 + R3) + i] = make_float4(a.x, a.y, b.x, b.y);
+      });
+    }
+  }
+  // All threads of the block, with T row-threads numbered t_, before the first transform.
+  FI void init(int t_, c2* s, float4* table, int thread, int threads, float shift = (float)SN / SD) {
     t = t_;
     int item2 = t / W * W * B2 + t % W, item3 = t / W * W * B3 + t % W, n3 = item2 % R3;
     shared = s;
     column = s + t / R3 * RS + (P ? t % R3 : t % R3 ^ t / R3 % 8 * 2);
     line2 = item2 / R3 * KS + n3;
     line3 = item3 / R2 * KS + item3 % R2 * RS + (P ? 0 : item3 % R2 % 8 * 2);
-    const float shift = (float)SN / SD;
     if constexpr (R2 > 1) {
-      f2.set(-(item2 / R3 - shift) / R1);
-      i2.set((float)n3 / R3);
+      fill(table, thread, threads, shift);
+      f2 = table + item2 / R3;
+      i2 = table + R1 + n3;
+      __syncthreads();
     }
     f3.set(-(item3 / R2 + R1 * (item3 % R2) - shift) / (R1 * R2));
     i1.set((float)t / T);
     sincospif(-2.f * shift * t / N, &phase.y, &phase.x);
   }
   FI void pin() {
-    if constexpr (R2 > 1) { f2.pin(); i2.pin(); }
     f3.pin(); i1.pin();
     PIN(phase);
   }
@@ -169,14 +217,21 @@ template <int R1, int R2, int R3, int SN, int SD, int P> struct Row {
   // v[j].x = row[t + T j], in; v[m R3 + k3] = spectrum of this thread, out.
   template <class Sync> FI void forward(c2* v, Sync sync) {
     dft_real<R1, -1, -SN, SD>(v);
+    forward_rest(v, sync);
+  }
+  // The same for complex points and a shift known at run time only: first is the twiddle of stage 1, set(shift).
+  template <class Sync> FI void forward(c2* v, const Twiddle<R1>& first, Sync sync) {
+    dft<R1, -1>(v, first);
+    forward_rest(v, sync);
+  }
+  template <class Sync> FI void forward_rest(c2* v, Sync sync) {
     each<R1>([&](auto j) { column[decltype(j)::v * KS] = v[decltype(j)::v]; });
     sync();
     if constexpr (R2 > 1) {
       each<B2>([&](auto m) {
         constexpr int M = decltype(m)::v, D = M * (W / R3);
         each<R2>([&](auto j) { v[M * R2 + decltype(j)::v] = at2<decltype(j)::v, D>(); });
-        if constexpr (M == 0) dft<R2, -1>(v, f2);
-        else dft<R2, -1>(v + M * R2, f2.template shifted<-D, R1>());
+        dft<R2, -1>(v + M * R2, read(f2 + D));
         each<R2>([&](auto j) { at2<decltype(j)::v, D>() = v[M * R2 + decltype(j)::v]; });
       });
       __syncwarp();
@@ -192,8 +247,12 @@ template <int R1, int R2, int R3, int SN, int SD, int P> struct Row {
       else dft<R3, -1>(v + M * R3, f3.template shifted<-D, R1 * R2>());
     });
   }
-  // The inverse, unscaled, up to the last stage; the caller syncs in between (sync waits for what finish reads).
-  template <class Sync> FI void inverse(c2* v, Sync sync) {
+  // The inverse, unscaled, without shift: v[j] = point t + T j, out.
+  template <class Sync> FI void inverse_complex(c2* v, Sync sync) {
+    inverse_start(v, sync);
+    dft<R1, 1>(v, i1);
+  }
+  template <class Sync> FI void inverse_start(c2* v, Sync sync) {
     each<B3>([&](auto m) {
       constexpr int M = decltype(m)::v, D = M * (W / R2);
       dft_fixed<R3, 1, 0, 1>(v + M * R3);
@@ -207,26 +266,16 @@ template <int R1, int R2, int R3, int SN, int SD, int P> struct Row {
       each<B2>([&](auto m) {
         constexpr int M = decltype(m)::v, D = M * (W / R3);
         each<R2>([&](auto j) { v[M * R2 + decltype(j)::v] = at2<decltype(j)::v, D>(); });
-        dft<R2, 1>(v + M * R2, i2);
+        dft<R2, 1>(v + M * R2, read(i2));
         each<R2>([&](auto j) { at2<decltype(j)::v, D>() = v[M * R2 + decltype(j)::v]; });
       });
     }
     sync();
     each<R1>([&](auto j) { v[decltype(j)::v] = column[decltype(j)::v * KS]; });
-    // phase * out, then the real part times the fixed root of each output.
-    reorder<R1>(v);
-    if constexpr (SN != 0) {
-      c2 w = cmul(phase, i1.b[0]);
-      each<R1 / 2>([&](auto i) {
-        v[2 * decltype(i)::v] = cmul(v[2 * decltype(i)::v], phase);
-        butterfly(v[2 * decltype(i)::v], v[2 * decltype(i)::v + 1], w.x, w.y);
-      });
-    } else each<R1 / 2>([&](auto i) { butterfly(v[2 * decltype(i)::v], v[2 * decltype(i)::v + 1], i1.b[0].x, i1.b[0].y); });
-    levels<R1, 1, 2>(v, i1);
-    each<R1>([&](auto j) {
-      constexpr int J = decltype(j)::v;
-      constexpr float x = Root<-SN * J, SD * R1>::x, y = Root<-SN * J, SD * R1>::y;
-      if constexpr (y != 0.f) v[J].x = x * v[J].x - y * v[J].y;
-    });
+  }
+  // The inverse, unscaled, of the spectrum at k - s: real outputs in v[].x.
+  template <class Sync> FI void inverse(c2* v, Sync sync) {
+    inverse_start(v, sync);
+    dft_shifted_real<R1, SN, SD>(v, i1, phase);
   }
 };

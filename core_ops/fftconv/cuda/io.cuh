@@ -37,7 +37,7 @@ template <class X> struct Tensor3 {
 
 // ROWS rows of N elements in shared memory, moved by GROUP threads; a thread always moves the same chunks.
 template <int N, int ROWS, int GROUP> struct Stage {
-  static constexpr int CHUNKS = N * (int)sizeof(io) / 16, EACH = 16 / (int)sizeof(io), STRIDE = N + EACH, BYTES = ROWS * STRIDE * (int)sizeof(io);
+  static constexpr int CHUNKS = N * (int)sizeof(io) / 16, EACH = 16 / (int)sizeof(io), STRIDE = N + (ROWS > 1 ? EACH : 0), BYTES = ROWS * STRIDE * (int)sizeof(io);
   static FI void fetch(io* s, Tensor3<const io> x, int b, int end, int h, int L, int tid) {
     for (int i = tid; i < ROWS * CHUNKS; i += GROUP) {
       int r = ROWS == 1 ? 0 : i / CHUNKS, c = ROWS == 1 ? i : i % CHUNKS, left = (L - c * EACH) * (int)sizeof(io);

@@ -87,14 +87,12 @@ def compile_source(source: str, options: Mapping[str, int], arch: str) -> bytes:
     return bytes(code)
 
 
-class CurrentStream:
-    """torch's current stream, as cuda.core takes foreign streams."""
+@cache
+def stream_at(handle: int) -> Any:
+    """A stream of torch's, as cuda.core takes it."""
+    from cuda.core import Stream
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, torch.cuda.current_stream(self.device).cuda_stream
+    return Stream.from_handle(handle)
 
 
 class Module:
@@ -135,4 +133,4 @@ class Module:
 
         kernel = self.kernel(name, shared)
         config = LaunchConfig(grid=grid, block=block, shmem_size=shared)
-        launch(CurrentStream(self.device), config, kernel, *arguments)
+        launch(stream_at(torch.cuda.current_stream(self.device).cuda_stream), config, kernel, *arguments)

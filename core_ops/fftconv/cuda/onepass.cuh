@@ -1,30 +1,19 @@
 // y = postgate * (causal or circular conv(pregate * u, k) + skip * pregate * u), one launch, fp32 inside, a row on one chip.
 // A block owns channel h and walks over rows of the batch; GROUPS groups of threads each hold RPG rows at a time.
-// Options: RADIX1 RADIX2 RADIX3 (N, their product, >= L), PADDED (0 or 1, see Row), SHIFT in quarters (1: causal; 0: circular with L = N), IO, PRE, POST, SKIP,
+// Options: RADIX1 RADIX2 RADIX3 (N, their product, >= L), PADDED (0 or 1, see Row), SHIFT in quarters (1: causal; 0: circular with L = N), IO, PRE, POST,
 // STAGED (rows pass through shared memory in 16-byte pieces, the next row is fetched while this one is transformed; needs rows
 // aligned to 16 bytes), KF (spectrum: 0 made here, in registers; 1 made here, in shared memory; 2 read from kf), GROUPS, MINB.
-#include "io.cuh"
-typedef Row<RADIX1, RADIX2, RADIX3, SHIFT, 4, PADDED> Fft;
-constexpr int N = Fft::N, E = Fft::E, T = Fft::T;
-constexpr int GROUP = T < 32 ? 32 : T, RPG = GROUP / T, THREADS = GROUP * GROUPS;
-constexpr int SLOTS = STAGED ? 2 + PRE : 0;
-typedef Stage<N, RPG, GROUP> Slot;
-
-FI void filter_row(c2* v, const float* k, int Lk, int t) {
-  each<E>([&](auto j) {
-    int n = t + T * decltype(j)::v;
-    v[decltype(j)::v].x = n < Lk ? k[n] * (1.f / N) : 0.f;
-  });
-}
+#include "plan.cuh"
 
 // kf[h][pair][t]: the scaled spectrum in the order in which thread t of the transform holds it.
-extern "C" __global__ void __launch_bounds__(GROUP) spectrum(float4* kf, const float* k, i64 k_sh, int H, int Lk) {
+extern "C" __global__ void __launch_bounds__(GROUP) spectrum(
+    float4* kf, const float* k, i64 k_sh, const float* skip, int H, int Lk, int per_group) {
   SHARED(memory);
   Fft fft;
   c2 v[E];
-  int tid = threadIdx.x, h = blockIdx.x * RPG + tid / T;
-  fft.init(tid % T, (c2*)memory + tid / T * Fft::SIZE);
-  filter_row(v, k + (h < H ? h : 0) * k_sh, Lk, fft.t);
+  int tid = threadIdx.x, h = blockIdx.x * RPG + tid / T, hh = h < H ? h : 0;
+  fft.init(tid % T, (c2*)(memory + Fft::TABLE) + tid / T * Fft::SIZE, (float4*)memory, tid, GROUP);
+  filter_row(v, k + hh / per_group * k_sh, skip ? skip[hh] : 0.f, Lk, fft.t);
   fft.forward(v, [] { group_sync<GROUP, GROUP>(0); });
   if (h < H) each<E / 2>([&](auto j) {
     constexpr int J = decltype(j)::v;
@@ -35,7 +24,8 @@ extern "C" __global__ void __launch_bounds__(GROUP) spectrum(float4* kf, const f
 extern "C" __global__ void __launch_bounds__(THREADS, MINB) forward(
     const io* u_, const io* g1_, const io* g2_, io* y_, const float* k, const float4* kf, const float* skip, i64 u_sb, i64 u_sh,
     i64 g1_sb, i64 g1_sh, i64 g2_sb, i64 g2_sh, i64 y_sb, i64 y_sh, i64 k_sh, int B, int H, int L, int Lk, int per_group, int splits) {
-  SHARED(memory);
+  SHARED(table);
+  unsigned char* memory = table + Fft::TABLE;
   const Tensor3<const io> u{u_, u_sb, u_sh}, g1{g1_, g1_sb, g1_sh}, g2{g2_, g2_sb, g2_sh};
   const Tensor3<io> y{y_, y_sb, y_sh};
   const int group = threadIdx.x / GROUP, tid = threadIdx.x % GROUP, sub = tid / T;
@@ -55,24 +45,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) forward(
     copy_commit();
   }
   Fft fft;
-  fft.init(tid % T, exchange);
+  fft.init(tid % T, exchange, (float4*)table, threadIdx.x, THREADS);
   const int t = fft.t;
   c2 v[E];
-  const float d = SKIP ? skip[h] : 0.f;
 #if KF == 0
   c2 ks[E];
-  filter_row(ks, k + h / per_group * k_sh, Lk, t);
+  filter_row(ks, k + h / per_group * k_sh, skip ? skip[h] : 0.f, Lk, t);
   fft.forward(ks, sync);
 #elif KF == 1
   c2* ks = (c2*)(memory + GROUPS * (RPG * Fft::SIZE * 8 + SLOTS * Slot::BYTES));
   if (group == 0) {
-    filter_row(v, k + h / per_group * k_sh, Lk, t);
+    filter_row(v, k + h / per_group * k_sh, skip ? skip[h] : 0.f, Lk, t);
     fft.forward(v, sync);
     if (sub == 0) each<E>([&](auto j) { ks[decltype(j)::v * T + t] = v[decltype(j)::v]; });
   }
   __syncthreads();
 #else
-  const float4* ks = kf + (i64)(h / per_group) * (E / 2) * T + t;
+  const float4* ks = kf + (i64)h * (E / 2) * T + t;
 #endif
   if constexpr (STAGED) copy_wait<0>();
   sync();
@@ -110,14 +99,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) forward(
 #elif KF == 1
     each<E>([&](auto j) { v[decltype(j)::v] = cmul(v[decltype(j)::v], ks[decltype(j)::v * T + t]); });
 #else
-    each<E / 2>([&](auto j) {
-      constexpr int J = 2 * decltype(j)::v;
-      float4 p = __ldg(ks + decltype(j)::v * T);
-      v[J] = cmul(v[J], make_float2(p.x, p.y));
-      v[J + 1] = cmul(v[J + 1], make_float2(p.z, p.w));
-    });
+    with_spectrum(ks, [&](auto j, c2 p) { v[decltype(j)::v] = cmul(v[decltype(j)::v], p); });
 #endif
-    const io *pu = u.row(row, h), *p1 = PRE ? g1.row(row, h) : pu, *p2 = POST ? g2.row(row, h) : pu;
+    const io* p2 = POST ? g2.row(row, h) : 0;
     io* py = y.row(row, h);
     io gate[E];
     fft.inverse(v, [&] {
@@ -131,11 +115,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) forward(
     each<E>([&](auto j) {
       int n = t + T * decltype(j)::v;
       float x = v[decltype(j)::v].x;
-      if constexpr (SKIP) if (n < L) {
-        float r = load(pu[n]);
-        if constexpr (PRE) r *= load(p1[n]);
-        x = fmaf(d, r, x);
-      }
       if constexpr (STAGED) {
         io* q = s2 + sub * Slot::STRIDE + n;
         if constexpr (POST) x *= load(*q);
