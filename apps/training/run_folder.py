@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -107,6 +110,32 @@ class RunFolder:
             f"{path} is no run folder (no config.yaml, environment.json or checkpoints/ in it){hint};"
             " give the folder that the run printed, runs/<domain>/<verb>/<time>"
         )
+
+    @contextmanager
+    def alone(self, patience: float = 10.0) -> Iterator[None]:
+        """Hold the folder for this process; the hold ends with the block, or with the process however it ends.
+
+        Args:
+            patience: Seconds to wait: data workers of a killed run hold the folder until they notice.
+
+        Raises:
+            UserError: Another process holds it.
+        """
+        import fcntl
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_RDONLY)
+        end = time.monotonic() + patience
+        try:
+            while not _locked(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                if time.monotonic() > end:
+                    raise UserError(
+                        f"another process is training in {self.path}; wait for it, stop it, or choose another folder"
+                    )
+                time.sleep(0.2)
+            yield
+        finally:
+            os.close(handle)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml in one step; paths become text, an OmegaConf config is resolved first."""
@@ -207,6 +236,20 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "command": sys.argv,
     }
+
+
+def _locked(handle: int, how: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(handle, how)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # Some network file systems have no locks: there, nothing guards the folder.
+        if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.EBADF, errno.EINVAL):
+            raise
+    return True
 
 
 def _version(package: str) -> str | None:

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,18 @@ def fit(module: LightningModule, datamodule: LightningDataModule, trainer: Train
     check_precision(config.precision, device)
     _check_devices(config, device)
     folder = RunFolder(Path(config.run_folder).absolute())
+    with folder.alone() if process_rank() == 0 else nullcontext():
+        return _fit(module, datamodule, config, folder, device, began)
+
+
+def _fit(
+    module: LightningModule,
+    datamodule: LightningDataModule,
+    config: TrainerConfig,
+    folder: RunFolder,
+    device: torch.device,
+    began: float,
+) -> RunFolder:
     checkpoint = _prepare(folder, config, device)
     about = read_about(checkpoint) if checkpoint else None
     start = about.step if about else 0
@@ -275,7 +287,6 @@ def _prepare(folder: RunFolder, config: TrainerConfig, device: torch.device) -> 
         for damaged in there[there.index(checkpoint) + 1 :] if checkpoint else []:
             # Out of the way of the checkpoint of the same step that the resumed run will write.
             damaged.replace(damaged.with_name(f"damaged-{damaged.name}-{time.time_ns()}"))
-        folder.path.mkdir(parents=True, exist_ok=True)
         folder.write_environment(
             seed=config.seed,
             device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",

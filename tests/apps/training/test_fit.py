@@ -3,7 +3,9 @@
 import os
 import random
 import signal
+import subprocess
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,8 @@ SETTINGS = {
     "progress": False,
     "device": "cpu",
 }
+ROOT = Path(__file__).resolve().parents[3]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT / '.typing'}{os.pathsep}{ROOT}"}
 CLOCKS = {"time", "steps/s", "units/s"}
 
 
@@ -186,6 +190,22 @@ def test_when_all_checkpoints_are_damaged_the_run_says_so(tmp_path):
 def test_a_folder_with_a_run_is_not_overwritten(whole):
     with pytest.raises(UserError, match="already holds a run, up to step-00000030"):
         run(whole[0].path)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    path = tmp_path / "a"
+    held = (
+        "import sys, time\nfrom farfield.apps.training import RunFolder\n"
+        "with RunFolder(sys.argv[1]).alone():\n    print(1, flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", held, str(path)], stdout=subprocess.PIPE, env=ENVIRONMENT) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(UserError, match=f"another process is training in {path}"), RunFolder(path).alone(0.0):
+            pass
+        other.kill()
+    folder, _ = run(path, max_steps=3)
+    assert folder.last_checkpoint() is not None
 
 
 def test_a_run_without_a_checkpoint_starts_over(tmp_path):
