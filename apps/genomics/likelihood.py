@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from farfield.apps.training.device import autocast_for, resolve_device
 Nats = NDArray[np.float32]
 # Tokens of one forward pass over short windows, so many that the device is busy; a longer window goes alone.
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 262_144}
-PACKAGED = "hyenadna-ecoli-tiny"
+PACKAGED = "hyenadna-ecoli-1m"
 
 
 def is_base(ids: Ids) -> NDArray[np.bool_]:
@@ -64,13 +65,17 @@ def _batches(
     for key, ids in windows:
         longest = max(longest, len(ids))
         size = len(batch) + 1
-        need = memory_estimate(config, longest, batch=size, want="log_likelihood").total(1)
-        if batch and (longest * size > tokens or (limit is not None and need > limit)):
+        if batch and (longest * size > tokens or (limit is not None and _need(config, longest, size) > limit)):
             yield batch
             batch, longest = [], len(ids)
         batch.append((key, ids))
     if batch:
         yield batch
+
+
+@cache
+def _need(config: HyenaDNAConfig, seqlen: int, batch: int) -> int:
+    return memory_estimate(config, seqlen, batch=batch, want="log_likelihood").total(1)
 
 
 def load_model(checkpoint: str | None, device: str) -> HyenaDNA:
