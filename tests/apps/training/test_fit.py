@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 
