@@ -20,16 +20,12 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 @torch.library.custom_op("farfield::short_conv", mutates_args=())
 def _conv(u: Tensor, w: Tensor, bias: Tensor | None, reach: Tensor | None, reverse: bool, blh: bool) -> Tensor:
     y = shift.allocate(u)
-    dtype = _computes(u, w)
-    shift.convolve(
-        _bhl(u, blh),
-        w.to(dtype),
-        None if bias is None else bias.to(dtype),
-        reach,
-        _bhl(y, blh),
-        reverse=reverse,
-        blh=blh,
-    )
+    if shift.takes_conv1d(u, w, bias, reach, blh):
+        shift.convolve_onednn(u, w, bias, y, reverse=reverse)
+        return y
+    dtype = torch.float64 if torch.float64 in (u.dtype, w.dtype) else torch.float32
+    wide_bias = None if bias is None else bias.to(dtype)
+    shift.convolve(_bhl(u, blh), w.to(dtype), wide_bias, reach, _bhl(y, blh), reverse=reverse, blh=blh)
     return y
 
 
@@ -147,9 +143,8 @@ def short_conv(
     blh = _check(u, w, bias, state, seq_idx, layout)
     if torch.is_autocast_enabled(u.device.type) and u.dtype != torch.float64:
         u = u.to(torch.get_autocast_dtype(u.device.type))
-    if state is None and shift.takes_one_conv1d(u, w, seq_idx, blh) and (bias is None or bias.dtype == u.dtype):
-        full = conv1d(u, w[:, None], bias, padding=w.shape[1] - 1, groups=w.shape[0])
-        return full[..., : u.shape[2]]
+    if state is None and not _wants_gradient(u, w, bias) and shift.takes_one_conv1d(u, w, bias, seq_idx, blh):
+        return conv1d(u, w[:, None], bias, padding=w.shape[1] - 1, groups=w.shape[0])[..., : u.shape[2]]
     if state is None:
         y: Tensor = _conv(u, w, bias, None if seq_idx is None else _reach(seq_idx), False, blh)
         return y
@@ -179,30 +174,39 @@ def _check(
     if w.dim() != 2 or w.shape[0] != channels or w.shape[1] < 1:
         hint = " A Conv1d weight (H, 1, K) is w[:, 0]." if w.dim() == 3 else " Is it the other layout?"
         raise ShapeError(f"short_conv: w has shape {tuple(w.shape)}; needed: (H, K) with H={channels}, K >= 1.{hint}")
-    if bias is not None and tuple(bias.shape) != (channels,):
+    if bias is not None and bias.shape != (channels,):
         raise ShapeError(f"short_conv: bias has shape {tuple(bias.shape)}; needed: (H,) = ({channels},).")
-    held = (batch, channels, w.shape[1] - 1)
-    if state is not None and tuple(state.shape) != held:
+    if state is not None and state.shape != (batch, channels, w.shape[1] - 1):
+        held = (batch, channels, w.shape[1] - 1)
         raise ShapeError(f"short_conv: state has shape {tuple(state.shape)}; needed: (B, H, K-1) = {held}, any layout.")
-    if seq_idx is not None and tuple(seq_idx.shape) != (batch, length):
-        raise ShapeError(f"short_conv: seq_idx has shape {tuple(seq_idx.shape)}; needed: (B, L) = ({batch}, {length}).")
     for name, x in (("u", u), ("w", w), ("bias", bias), ("state", state)):
-        if x is not None and x.dtype not in FLOATS:
+        if x is None:
+            continue
+        if x.dtype not in FLOATS:
             raise DtypeError(f"short_conv: {name} is {x.dtype}; accepted: float32, float16, bfloat16, float64.")
-    if seq_idx is not None and (seq_idx.is_floating_point() or seq_idx.is_complex() or seq_idx.dtype == torch.bool):
-        raise DtypeError(f"short_conv: seq_idx is {seq_idx.dtype}; accepted: an integer dtype.")
-    for name, x in (("w", w), ("bias", bias), ("state", state), ("seq_idx", seq_idx)):
-        if x is not None and x.device != u.device:
+        if x.device != u.device:
             raise DtypeError(f"short_conv: {name} is on {x.device}, u on {u.device}; move one of them.")
+    if seq_idx is not None:
+        _check_packing(seq_idx, batch, length, u.device)
     return blh
+
+
+def _check_packing(seq_idx: Tensor, batch: int, length: int, device: torch.device) -> None:
+    if seq_idx.shape != (batch, length):
+        raise ShapeError(f"short_conv: seq_idx has shape {tuple(seq_idx.shape)}; needed: (B, L) = ({batch}, {length}).")
+    if seq_idx.is_floating_point() or seq_idx.is_complex() or seq_idx.dtype == torch.bool:
+        raise DtypeError(f"short_conv: seq_idx is {seq_idx.dtype}; accepted: an integer dtype.")
+    if seq_idx.device != device:
+        raise DtypeError(f"short_conv: seq_idx is on {seq_idx.device}, u on {device}; move one of them.")
+
+
+def _wants_gradient(u: Tensor, w: Tensor, bias: Tensor | None) -> bool:
+    # oneDNN's own backward takes ten times its forward.
+    return torch.is_grad_enabled() and (u.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad))
 
 
 def _bhl(x: Tensor, blh: bool) -> Tensor:
     return x.transpose(1, 2) if blh else x
-
-
-def _computes(u: Tensor, w: Tensor) -> torch.dtype:
-    return torch.float64 if torch.float64 in (u.dtype, w.dtype) else torch.float32
 
 
 def _reach(seq_idx: Tensor) -> Tensor:

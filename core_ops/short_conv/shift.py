@@ -4,6 +4,7 @@ Shapes: u, y, dy (B, H, L) views in either layout; w, dw (H, K), w[:, K-1-s] at 
 """
 
 import ctypes
+import functools
 import sys
 
 import torch
@@ -17,13 +18,13 @@ GPU_TILE = 2**26
 # Outputs from here on ask for 2 MB pages: the first touch of 4 KB pages costs more than the convolution itself.
 HUGE_BYTES = 2**22
 MADV_HUGEPAGE = 14
-# oneDNN's depthwise kernel (F.conv1d, fp32) takes 0.8 ns a sample whatever the taps, up to 7 of them, 16 channels at a
+# oneDNN's depthwise kernel (F.conv1d) takes 0.8 ns a sample whatever the taps, up to 7 of them, 16 channels at a
 # time and in cache; 6 to 30 ns beyond. A shifted multiply-add takes 0.1 ns a tap and 10 us a call.
 CONV1D_TAPS = 7
 CONV1D_CHANNELS = 16
 CONV1D_STEPS = 4096
 CONV1D_ELEMENTS = 2**21
-# Up to so many taps shifts win once there are SHIFT_ELEMENTS samples.
+# Up to so many taps shifts win in fp32 once there are SHIFT_ELEMENTS samples.
 SHIFT_TAPS = 3
 SHIFT_ELEMENTS = 2**18
 
@@ -67,9 +68,6 @@ def convolve(
         reach: How many earlier positions share the later position's sequence, or None for all.
         y: Output, in u's dtype. reverse: Whether time runs backwards. blh: Whether channels are innermost in memory.
     """
-    if takes_conv1d(u, w, reach, blh):
-        convolve_onednn(u, w, bias, y, reverse=reverse)
-        return
     if u.dtype == w.dtype:
         accumulate(u, w, bias, reach, y, reverse=reverse, blh=blh)
         return
@@ -88,23 +86,35 @@ def convolve(
                 y[b, h, t:end] = acc[..., t - first : end - first]
 
 
-def takes_conv1d(u: Tensor, w: Tensor, reach: Tensor | None, blh: bool) -> bool:
+def takes_conv1d(u: Tensor, w: Tensor, bias: Tensor | None, reach: Tensor | None, blh: bool) -> bool:
     """Whether oneDNN's kernel is the faster one."""
     channels, taps = w.shape
-    if u.device.type != "cpu" or u.dtype != torch.float32 or w.dtype != u.dtype or reach is not None or blh:
+    if u.device.type != "cpu" or reach is not None or blh or taps > CONV1D_TAPS or channels < CONV1D_CHANNELS:
         return False
-    if taps > CONV1D_TAPS or channels < CONV1D_CHANNELS:
+    if w.dtype != u.dtype or (bias is not None and bias.dtype != u.dtype) or not onednn_computes(u.dtype):
         return False
-    return taps > SHIFT_TAPS or u.numel() < SHIFT_ELEMENTS
+    return taps > SHIFT_TAPS or u.dtype != torch.float32 or u.numel() < SHIFT_ELEMENTS
 
 
-def takes_one_conv1d(u: Tensor, w: Tensor, reach: Tensor | None, blh: bool) -> bool:
+def takes_one_conv1d(u: Tensor, w: Tensor, bias: Tensor | None, reach: Tensor | None, blh: bool) -> bool:
     """Whether oneDNN's kernel is the faster one and its buffers stay in cache without tiles."""
-    return takes_conv1d(u, w, reach, blh) and u.shape[-1] <= CONV1D_STEPS and u.numel() <= CONV1D_ELEMENTS
+    return u.shape[-1] <= CONV1D_STEPS and u.numel() <= CONV1D_ELEMENTS and takes_conv1d(u, w, bias, reach, blh)
+
+
+@functools.cache
+def onednn_computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has this dtype, accumulated in fp32, on this processor."""
+    if not torch._C._has_mkldnn:
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return dtype == torch.float32
 
 
 def convolve_onednn(u: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, *, reverse: bool) -> None:
-    """`convolve` by F.conv1d, whose own buffers stay in cache."""
+    """`convolve` by F.conv1d in pieces, whose own buffers stay in cache; w and bias in u's dtype."""
     length, halo = u.shape[-1], w.shape[-1] - 1
     weight = (w.flip(1) if reverse else w)[:, None]
     batches = max(1, CONV1D_ELEMENTS // (u.shape[1] * min(length, CONV1D_STEPS)))

@@ -64,6 +64,22 @@ def test_definition_is_that_of_conv1d(b: int, h: int, n: int, k: int) -> None:
     assert _error(short_conv_reference(u, w, bias), expected) < 1e-15
 
 
+@pytest.mark.usefixtures("_tiles")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("needs_gradient", [False, True])
+def test_16_bit_taps_are_accumulated_in_fp32(dtype: torch.dtype, needs_gradient: bool) -> None:
+    u, w, bias = (x.to(dtype) for x in _inputs(2, 17, 61, 7, dtype))
+    expected = short_conv_reference(u.double(), w.double(), bias.double())
+    y = short_conv(u.requires_grad_(needs_gradient), w, bias)
+    assert _error(y, expected) <= 2 * EPS[dtype]
+    if needs_gradient:
+        dy = _inputs(2, 17, 61, 1, dtype, seed=1)[0]
+        du = torch.autograd.grad(y, u, dy)[0]
+        wide = u.detach().double().requires_grad_()
+        want = torch.autograd.grad(short_conv_reference(wide, w.double()), wide, dy.double())[0]
+        assert _error(du, want) <= 2 * EPS[dtype]
+
+
 def test_last_tap_meets_the_present() -> None:
     impulse = torch.tensor([[[1.0, 0.0, 0.0, 0.0]]])
     assert short_conv(impulse, torch.tensor([[3.0, 2.0, 1.0]])).tolist() == [[[1.0, 2.0, 3.0, 0.0]]]
