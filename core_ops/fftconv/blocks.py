@@ -6,7 +6,7 @@ from torch import Tensor
 from .crew import Each, Lane
 from .modes import Problem
 from .operands import Rows, Sink, Source
-from .plans import CHUNK
+from .plans import CHUNK, VECTOR
 from .right_angle import COMPLEX
 from .runner import Filter, Job
 
@@ -22,7 +22,7 @@ def run_blocks(job: Job, sink: Sink, k: Filter) -> None:
     def work(runs: list[Rows], lane: Lane, each: Each) -> None:
         g0, g1 = runs[0].g0, runs[0].g1
         spectra = k.spectrum(job, g0, g1, lambda taps: torch.fft.rfft(taps, n=size).div_(size))
-        most = max(1, CHUNK // (size * max(1, len_of(runs))))
+        most = max(1, -(-VECTOR // len_of(runs)), CHUNK // (size * len_of(runs)))
         tiles = [(rows, f) for rows in runs for f in range(0, frames, most)]
 
         def tile(i: int, worker: Lane) -> None:
@@ -90,7 +90,7 @@ def run_blocks_dk(job: Job, dy: Source, outputs: Problem, dk: Tensor) -> None:
 
     def work(runs: list[Rows], lane: Lane, each: Each) -> None:
         g0, g1 = runs[0].g0, runs[0].g1
-        most = max(1, CHUNK // (size * len_of(runs)))
+        most = max(1, -(-VECTOR // len_of(runs)), CHUNK // (size * len_of(runs)))
         total = torch.zeros(g1 - g0, size // 2 + 1, dtype=COMPLEX[job.dtype])
         # In order, not shared out: the sum has to be the same each time.
         for rows in runs:
@@ -100,7 +100,7 @@ def run_blocks_dk(job: Job, dy: Source, outputs: Problem, dk: Tensor) -> None:
                 job.source.load(x, rows, problem, lead + f * hop)
                 z = torch.fft.rfft(x.unfold(-1, size, hop))
                 d = dy.load(lane.empty("dy", (*rows.shape, count * hop), job.dtype), rows, outputs, f * hop)
-                d = torch.fft.rfft(d.unflatten(-1, (count, hop)), n=size)
+                d = torch.fft.rfft(d.view(*rows.shape, count, hop), n=size)
                 total += z.mul_(d.conj_physical_()).sum((0, 2, 3))
         dk[g0:g1] = torch.fft.irfft(total, n=size)[:, : problem.taps].flip(-1)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DtypeError, ShapeError
-from .modes import MODES, window
+from .modes import MODES, Mode, window
 
 Layout = Literal["bhl", "blh"]
 Precision = Literal["auto", "fp32", "fp64", "fp16x"]
@@ -37,7 +37,7 @@ class Call:
     start: int
     outputs: int
     period: int
-    mode: str
+    mode: Mode
     blh: bool
     double: bool
     device: str
@@ -51,7 +51,7 @@ class Call:
 def check(
     u: Tensor,
     k: Tensor,
-    mode: str,
+    mode: Mode,
     pregate: Tensor | None,
     postgate: Tensor | None,
     skip: Tensor | None,

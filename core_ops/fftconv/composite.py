@@ -3,6 +3,8 @@
 Shapes: u (B, H, L), k (G, Lk) with G dividing H, skip (H,), seq_idx (B, L).
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -17,13 +19,14 @@ def segments(seq_idx: Tensor) -> list[list[tuple[int, int]]]:
     rows = []
     for row in seq_idx:
         cuts = [0, *((row[1:] != row[:-1]).nonzero().flatten() + 1).tolist(), length]
-        rows.append(list(zip(cuts[:-1], cuts[1:], strict=True)))
+        rows.append(list(pairwise(cuts)))
     return rows
 
 
 def alias(k: Tensor, period: int) -> Tensor:
     """Fold a filter (..., Lk) onto one period: the taps that alias are summed."""
-    return pad(k, (0, -k.shape[-1] % period)).unflatten(-1, (-1, period)).sum(-2)
+    padded = pad(k, (0, -k.shape[-1] % period))
+    return padded.reshape(*k.shape[:-1], -1, period).sum(-2)
 
 
 def convolve(v: Tensor, k: Tensor, start: int, outputs: int, period: int) -> Tensor:

@@ -11,21 +11,22 @@ from torch import Tensor
 from .blocks import run_blocks, run_blocks_dk, run_taps
 from .composite import segments
 from .crew import Crew
-from .long import run_four_step, run_four_step_dk
-from .modes import Problem, problem_of
+from .long import run_right_angle, run_right_angle_dk
+from .modes import Problem
 from .operands import Sink, Source
-from .plans import choose, split_size
-from .rows import run_right_angle, run_right_angle_dk
+from .plans import planned, split_size
+from .rows import run_rfft, run_rfft_dk
 from .runner import Filter, Job, Spectra
 
-RUNNERS = {"taps": run_taps, "blocks": run_blocks, "right_angle": run_right_angle, "four_step": run_four_step}
-RUNNERS_DK = {"blocks": run_blocks_dk, "right_angle": run_right_angle_dk, "four_step": run_four_step_dk}
+RUNNERS = {"taps": run_taps, "blocks": run_blocks, "rfft": run_rfft, "right_angle": run_right_angle}
+RUNNERS_DK = {"blocks": run_blocks_dk, "rfft": run_rfft_dk, "right_angle": run_right_angle_dk}
 Part = tuple[slice, slice, slice]
 
 
 def grouped(x: Tensor, groups: int) -> Tensor:
     """(B, H, ...) as (B, G, H / G, ...)."""
-    return x.unflatten(1, (groups, x.shape[1] // groups))
+    # A split of one dimension: a view whatever the strides.
+    return x.view(x.shape[0], groups, x.shape[1] // groups, x.shape[2])
 
 
 def packed(seq_idx: Tensor) -> Iterator[Part]:
@@ -68,19 +69,22 @@ def convolve(
                 window=own, flip=flip, dtype=dtype,
             )  # fmt: skip
         return
-    groups, (start, outputs, period) = k.shape[0], window
+    groups, outputs = k.shape[0], window[1]
+    crew = Crew.of_caller()
+    double = dtype == torch.float64
+    problem, plan = planned(
+        u.shape[2], k.shape[1], *window, u.shape[0], groups, u.shape[1] // groups, double, crew.size, False
+    )
+    if problem is None or plan is None:
+        y.zero_()
+        return
     source = Source(grouped(u, groups), None if pregate is None else grouped(pregate, groups))
     skips = None if skip is None else skip.to(dtype).view(groups, -1)
     gate = None if postgate is None else grouped(postgate, groups)
     sink = Sink(grouped(y, groups), gate, skips, min(outputs, u.shape[-1]))
-    problem = problem_of(u.shape[-1], k.shape[-1], start, outputs, period)
-    if problem is None:
-        y.zero_()
-        return
-    y[..., : problem.o0] = 0
-    y[..., problem.o1 :] = 0
-    crew = Crew.of_caller()
-    plan = choose(problem, *source.u.shape[:3], dtype == torch.float64, crew.size)
+    if problem.outputs < outputs:
+        y[..., : problem.o0] = 0
+        y[..., problem.o1 :] = 0
     if plan.kind == "split":
         convolve_split(source, sink, k, window, flip, dtype)
         return
@@ -92,7 +96,7 @@ def convolve_split(
 ) -> None:
     """Rows too long for the scratch bound: blocks of outputs times blocks of taps, each a window of its own."""
     (start, outputs, period), taps, size = window, k.shape[1], split_size(dtype == torch.float64)
-    batch, groups, width, length = source.u.shape
+    batch, groups, width = source.u.shape[:3]
     for b, g, r in [(b, g, r) for g in range(groups) for b in range(batch) for r in range(width)]:
         u = source.u[b, g, None, r, None]
         pregate = None if source.gate is None else source.gate[b, g, None, r, None]
@@ -153,11 +157,13 @@ def correlate(
         return
     source = Source(grouped(u, groups), None if pregate is None else grouped(pregate, groups))
     given = Source(grouped(dy, groups), None if postgate is None else grouped(postgate, groups))
-    problem = problem_of(u.shape[-1], taps, start, dy.shape[-1], period)
-    if problem is None:
-        return
     crew = Crew.of_caller()
-    plan = choose(problem, *source.u.shape[:3], dk.dtype == torch.float64, crew.size, adjoint=True)
+    double, width = dk.dtype == torch.float64, u.shape[1] // groups
+    problem, plan = planned(
+        u.shape[2], taps, start, dy.shape[2], period, u.shape[0], groups, width, double, crew.size, True
+    )
+    if problem is None or plan is None:
+        return
     if plan.kind == "split":
         correlate_split(dy, u, dk, pregate, postgate, start, period)
         return

@@ -85,7 +85,7 @@ def conv_dk(
     blh: bool,
     double: bool,
 ) -> Tensor:
-    """dk[g, m] = sum over b, h of the group, t of (postgate * dy)[t] (pregate * u)[start + t - m]; (G, Lk) in what computes."""
+    """dk[g, m], summed over the group's rows and t, of (postgate * dy)[t] (pregate * u)[start + t - m]; (G, Lk)."""
     dk = torch.empty(groups, taps, dtype=torch.float64 if double else torch.float32, device=u.device)
     cpu.correlate(
         dy.transpose(1, 2) if blh else dy,

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .call import Call, Layout, Precision, check
-from .modes import Mode, problem_of
+from .modes import Mode, Problem, problem_of
 from .op import REGISTRY
-from .plans import choose, smooth_size
+from .plans import CpuPlan, planned, smooth_size
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,13 @@ def plan_of(call: Call, name: str) -> Plan:
         size = smooth_size(problem.period)
         why = f"u is on {call.device}" if call.device != "cpu" else "it was named"
         return Plan(name, "rfft", size, 4 * rows * size * real, f"torch.fft calls on all rows at once: {why}")
-    width = call.channels // call.groups
-    plan = choose(problem, call.batch, call.groups, width, call.double, torch.get_num_threads())
+    plan = planned_for(call)[1]
+    assert plan is not None
     return Plan(name, plan.kind, plan.size, plan.scratch, plan.reason)
+
+
+def planned_for(call: Call) -> tuple[Problem, CpuPlan] | tuple[None, None]:
+    """The problem and the CPU plan of a checked call."""
+    width, threads = call.channels // call.groups, torch.get_num_threads()
+    window = (call.start, call.outputs, call.period)
+    return planned(call.length, call.taps, *window, call.batch, call.groups, width, call.double, threads, False)

@@ -1,16 +1,17 @@
-"""Runners of the four-step plan: one long row at a time, its blocks in a core's cache."""
+"""Runners of the right-angle plan: one long row at a time, its blocks in a core's cache."""
 
 from torch import Tensor
 
-from .crew import Each, Lane
+from .crew import Each, Lane, serial
 from .modes import Problem
 from .operands import Rows, Sink, Source
-from .right_angle import BLOCK, COMPLEX, FourStep, four_step
+from .plans import SHARE_LEAST
+from .right_angle import BLOCK, COMPLEX, RightAngle, right_angle
 from .rows import lags
 from .runner import Filter, Job
 
 
-def staged(job: Job, source: Source, problem: Problem, transform: FourStep, rows: Rows, lane: Lane) -> Tensor:
+def staged(job: Job, source: Source, problem: Problem, transform: RightAngle, rows: Rows, lane: Lane) -> Tensor:
     """One row as (1 or 2, N1, N2): the given tensor itself where it is that already."""
     row = source.whole(rows, problem, transform.size, job.dtype)
     if row is None:
@@ -19,13 +20,15 @@ def staged(job: Job, source: Source, problem: Problem, transform: FourStep, rows
     return row.view(-1, transform.n1, transform.n2)
 
 
-def run_four_step(job: Job, sink: Sink, k: Filter) -> None:
+def run_right_angle(job: Job, sink: Sink, k: Filter) -> None:
     """Compute a window row by row with one complex FFT each way, as columns and rows of a matrix."""
-    problem, transform = job.problem, four_step(job.plan.size, job.dtype)
+    problem, transform = job.problem, right_angle(job.plan.size, job.dtype)
     size, shape = transform.size, (transform.n1, transform.n2)
     ends = problem.start + problem.outputs
 
     def work(runs: list[Rows], lane: Lane, each: Each) -> None:
+        blocks = each if size >= SHARE_LEAST else serial(lane)
+
         def transformed(taps: Tensor) -> Tensor:
             folds = 1 if problem.taps <= size else 2
             x = lane.empty("x", (folds * size,), job.dtype)
@@ -36,35 +39,42 @@ def run_four_step(job: Job, sink: Sink, k: Filter) -> None:
             def keep(i: int, z: Tensor) -> None:
                 spectrum[i * BLOCK : (i + 1) * BLOCK] = z
 
-            transform.forward(x.view(folds, *shape), lane, each, keep)
+            transform.forward(x.view(folds, *shape), lane, blocks, keep)
             return spectrum
 
         spectrum = k.spectrum(job, runs[0].g0, runs[0].g1, transformed)
 
-        def middle(i: int, z: Tensor) -> None:
-            transform.untwist(i, z.mul_(spectrum[i * BLOCK : (i + 1) * BLOCK]), lane)
+        def one(rows: Rows, lane: Lane, each: Each) -> None:
+            def middle(i: int, z: Tensor) -> None:
+                transform.untwist(i, z.mul_(spectrum[i * BLOCK : (i + 1) * BLOCK]), lane)
 
-        for rows in runs:
             x = staged(job, job.source, problem, transform, rows, lane)
             transform.forward(x, lane, each, middle)
             low = sink.whole(rows, problem, size, job.dtype)
             if low is not None:
                 transform.inverse(lane, each, low.view(shape), None)
-                continue
+                return
             y = lane.empty("y", (2, *shape) if ends > size else (1, *shape), job.dtype)
             transform.inverse(lane, each, y[0] if problem.start < size else None, y[1] if ends > size else None)
             value = y.view(1, 1, 1, -1)[..., problem.start : ends]
             sink.store(value, rows, problem, 0, x.reshape(1, 1, 1, -1), 0)
 
+        if len(runs) >= job.plan.lanes > 1:
+            each(len(runs), lambda i, worker: one(runs[i], worker, serial(worker)))
+            return
+        for rows in runs:
+            one(rows, lane, blocks)
+
     job.share(work)
 
 
-def run_four_step_dk(job: Job, dy: Source, outputs: Problem, dk: Tensor) -> None:
+def run_right_angle_dk(job: Job, dy: Source, outputs: Problem, dk: Tensor) -> None:
     """The filter's gradient: spectra of x times conjugate spectra of dy, summed over the rows of a filter."""
-    problem, transform = job.problem, four_step(job.plan.size, job.dtype)
+    problem, transform = job.problem, right_angle(job.plan.size, job.dtype)
     shape = (transform.n1, transform.n2)
 
     def work(runs: list[Rows], lane: Lane, each: Each) -> None:
+        each = each if transform.size >= SHARE_LEAST else serial(lane)
         spectrum = lane.empty("spectrum", shape, COMPLEX[job.dtype])
         total = lane.empty("total", shape, COMPLEX[job.dtype]).zero_()
 
@@ -82,6 +92,6 @@ def run_four_step_dk(job: Job, dy: Source, outputs: Problem, dk: Tensor) -> None
         y = lane.empty("x", (2, *shape), job.dtype)
         transform.inverse(lane, each, y[0], y[1])
         g = runs[0].g0
-        lags(dk[g], y[0].view(-1), y[1].view(-1), problem.start)
+        lags(dk[g], y[0].view(-1), y[1].view(-1), problem.start, -1)
 
     job.share(work)

@@ -14,9 +14,9 @@ from ..errors import ShapeError
 from . import cpu
 from .call import Call, Layout, Precision, check
 from .custom import allocate, conv, transpose
-from .modes import Mode, problem_of
+from .explain import planned_for
+from .modes import Mode
 from .op import REGISTRY, fftconv
-from .plans import choose
 from .runner import Spectra
 
 # Steps between two looks back at the whole history.
@@ -118,11 +118,9 @@ class FFTConv(nn.Module):
 
     def spectra_of(self, call: Call) -> Spectra | None:
         """Where the spectra of this call are kept; None where they would exceed cache_bytes."""
-        problem = problem_of(call.length, call.taps, call.start, call.outputs, call.period)
-        if problem is None:
+        problem, plan = planned_for(call)
+        if problem is None or plan is None:
             return None
-        width = call.channels // call.groups
-        plan = choose(problem, call.batch, call.groups, width, call.double, torch.get_num_threads())
         if plan.kind in ("taps", "split") or call.groups * plan.size * (16 if call.double else 8) > self.cache_bytes:
             return None
         cut = (problem.k0, problem.k1, problem.alias)
@@ -144,7 +142,7 @@ class FFTConv(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FFTConv":
         self.forget()
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -220,6 +218,7 @@ class FFTConv(nn.Module):
             return history.new_zeros(*history.shape[:2], BLOCK)
         double = history.dtype == torch.float64
         if history.device.type == "cpu":
-            return conv(history, self.k, None, None, None, None, past, BLOCK, 0, False, False, double)
+            y: Tensor = conv(history, self.k, None, None, None, None, past, BLOCK, 0, False, False, double)
+            return y
         padded = nn.functional.pad(history, (0, BLOCK))
         return fftconv(padded, self.k, precision="fp64" if double else "fp32")[..., past:]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..dispatch import Implementation, Registry
 from .call import Call, Layout, Precision, check, unavailable_fp16x
 from .composite import fftconv_composite
-from .custom import conv
+from .custom import conv, transpose
 from .modes import Mode
 from .reference import fftconv_reference
 
@@ -28,35 +28,39 @@ class Run(Protocol):
     ) -> Tensor: ...
 
 
+def computing(call: Call) -> torch.dtype:
+    """What computes a call."""
+    return torch.float64 if call.double else torch.float32
+
+
 def run_cpu(call: Call, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, seq_idx: Gate) -> Tensor:
     """The measured CPU plans, as one operator."""
-    return conv(
-        u, k, pregate, postgate, skip, seq_idx, call.start, call.outputs, call.period, False, call.blh, call.double
-    )  # fmt: skip
+    window = (call.start, call.outputs, call.period)
+    y: Tensor = conv(u, k, pregate, postgate, skip, seq_idx, *window, False, call.blh, call.double)
+    return y
 
 
 def run_torch(call: Call, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, seq_idx: Gate) -> Tensor:
     """The composite of torch.fft calls."""
-    dtype = torch.float64 if call.double else torch.float32
-    u, pregate, postgate = (x.transpose(1, 2) if call.blh and x is not None else x for x in (u, pregate, postgate))
+    v = u.transpose(1, 2) if call.blh else u
+    gates = (transpose(pregate, call.blh), transpose(postgate, call.blh))
+    window = (call.start, call.outputs, call.period)
     with torch.autocast(call.device, enabled=False):
-        y = fftconv_composite(
-            u, k, pregate, postgate, skip, seq_idx, call.start, call.outputs, call.period, dtype
-        )  # fmt: skip
+        y = fftconv_composite(v, k, *gates, skip, seq_idx, *window, computing(call))
     return y.transpose(1, 2).contiguous() if call.blh else y
 
 
 def run_reference(call: Call, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, seq_idx: Gate) -> Tensor:
     """The definition, in what computes."""
-    dtype = torch.float64 if call.double else torch.float32
-    given = (u, k, pregate, postgate, skip)
-    if call.blh:
-        given = tuple(x.transpose(1, 2) if x is not None and x.dim() == 3 else x for x in given)
-    v, k, pregate, postgate, skip = (x if x is None else x.to(dtype) for x in given)
+    dtype = computing(call)
+    v = (u.transpose(1, 2) if call.blh else u).to(dtype)
+    pregate, postgate = (x if x is None else x.to(dtype) for x in (transpose(g, call.blh) for g in (pregate, postgate)))
+    skip = skip if skip is None else skip.to(dtype)
     with torch.autocast(call.device, enabled=False):
         y = fftconv_reference(
-            v, k, mode=call.mode, pregate=pregate, postgate=postgate, skip=skip, seq_idx=seq_idx
-        ).to(u.dtype)  # fmt: skip
+            v, k.to(dtype), mode=call.mode, pregate=pregate, postgate=postgate, skip=skip, seq_idx=seq_idx
+        )
+    y = y.to(u.dtype)
     return y.transpose(1, 2).contiguous() if call.blh else y
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .composite import alias
 from .modes import Problem
 
 
@@ -74,6 +75,13 @@ class Source:
         out[..., at:] = 0
         return out
 
+    def view(self, rows: Rows, problem: Problem, dtype: torch.dtype) -> Tensor | None:
+        """x of these rows as a view of u, where it is one: no gate, one piece, of this dtype, samples side by side."""
+        if self.gate is not None or self.u.dtype != dtype or len(problem.pieces) > 1 or self.u.stride(-1) != 1:
+            return None
+        _, first, count = problem.pieces[0]
+        return rows.of(self.u)[..., first : first + count]
+
     def whole(self, rows: Rows, problem: Problem, size: int, dtype: torch.dtype) -> Tensor | None:
         """One row of u itself where it already is x: contiguous, of this dtype and size, without a gate."""
         row = rows.of(self.u)[0, 0, 0]
@@ -119,5 +127,5 @@ def filters(k: Tensor, g0: int, g1: int, problem: Problem, flip: bool, dtype: to
     k = k[g0:g1].to(dtype)
     k = k.flip(-1) if flip else k
     if problem.alias:
-        k = torch.nn.functional.pad(k, (0, -k.shape[-1] % problem.alias)).unflatten(-1, (-1, problem.alias)).sum(-2)
+        k = alias(k, problem.alias)
     return k[:, problem.k0 : problem.k1]

@@ -36,7 +36,7 @@ def fftconv_reference(
     v = u if pregate is None else pregate * u
     k = k.repeat_interleave(u.shape[1] // k.shape[0], dim=0)
     if period:
-        k = torch.nn.functional.pad(k, (0, -taps % period)).unflatten(-1, (-1, period)).sum(-2)
+        k = torch.nn.functional.pad(k, (0, -taps % period)).reshape(k.shape[0], -1, period).sum(-2)
         taps = period
     lag = torch.arange(outputs, device=u.device)[:, None] + start - torch.arange(length, device=u.device)
     lag = lag % period if period else lag

@@ -4,8 +4,8 @@ Real x of at most 2N samples is folded into z[n] = x[n] + i x[N + n], and z is m
 w^N = i: FFT(w z) evaluates the polynomial x at N roots of -1 = w^(2N), so products of spectra are products modulo
 X^(2N) + 1, and conj(w) IFFT(.) gives y[n] + i y[N + n]. README.md has the derivation.
 
-`Direct` transforms rows that fit a core's cache; `FourStep` one long row as columns and rows of an N1 x N2 matrix.
-Spectra carry no scale; the inverse divides by N. Arrays of a FourStep spectrum are (k1, k2), never reordered.
+A row is transformed as the columns and rows of an N1 x N2 matrix (four steps), whose blocks stay in a core's cache.
+Spectra carry no scale, the inverse divides by N; a spectrum is an array (k1, k2), never reordered.
 """
 
 import functools
@@ -29,35 +29,7 @@ def unit(angle: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle).to(COMPLEX[dtype])
 
 
-class Direct:
-    """Rows of N complex points each, one batched FFT.
-
-    Args:
-        size: N. dtype: torch.float32 or torch.float64.
-    """
-
-    def __init__(self, size: int, dtype: torch.dtype) -> None:
-        self.size, self.dtype = size, dtype
-        self.weight = unit(torch.arange(size, dtype=torch.float64) * (math.pi / (2 * size)), dtype)
-        self.unweight = self.weight.conj().resolve_conj() / size
-
-    def forward(self, x: Tensor, lane: Lane, name: str) -> Tensor:
-        """The spectra (..., N) of real rows x (..., n <= 2N)."""
-        size, n = self.size, x.shape[-1]
-        z = lane.empty(name, (*x.shape[:-1], size), COMPLEX[self.dtype])
-        low = min(n, size)
-        torch.mul(x[..., :low], self.weight[:low], out=z[..., :low])
-        z[..., low:] = 0
-        if n > size:
-            z[..., : n - size].add_(x[..., size:] * (1j * self.weight[: n - size]))
-        return torch.fft.fft(z)
-
-    def inverse(self, spectrum: Tensor) -> Tensor:
-        """y[n] + i y[N + n] (..., N) of a product of spectra."""
-        return torch.fft.ifft(spectrum, norm="forward").mul_(self.unweight)
-
-
-class FourStep:
+class RightAngle:
     """One row of N = N1 N2 complex points, n = n1 N2 + n2, k = k1 + N1 k2.
 
     Columns (FFT over n1), twiddle, rows (FFT over n2); the inverse undoes them in the opposite order, so nothing is
@@ -83,7 +55,7 @@ class FourStep:
         return lane.empty(name, (blocks, rows, BLOCK + PAD), COMPLEX[self.dtype])[..., :BLOCK]
 
     def forward(self, x: Tensor, lane: Lane, each: Each, take: Callable[[int, Tensor], None]) -> None:
-        """Transform a real row; take(i, rows) receives rows k1 in [i BLOCK, (i + 1) BLOCK) of the spectrum, (BLOCK, N2).
+        """Transform a real row; take(i, z) receives rows k1 in [i BLOCK, (i + 1) BLOCK) of the spectrum.
 
         Args:
             x: (1, N1, N2), or (2, N1, N2) where samples from N on are folded.
@@ -130,7 +102,7 @@ class FourStep:
 
 
 def split(size: int) -> tuple[int, int]:
-    """N1, N2 of a FourStep: multiples of BLOCK, as square as the factors allow, N2 a power of two."""
+    """N1, N2 of a transform: multiples of BLOCK, as square as the factors allow, N2 a power of two."""
     n2 = BLOCK
     while n2 * n2 < size and size % (2 * n2 * BLOCK) == 0:
         n2 *= 2
@@ -138,14 +110,7 @@ def split(size: int) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=2)
-def four_step(size: int, dtype: torch.dtype) -> FourStep:
-    """A FourStep, its tables (16 N bytes in fp32) kept for the next call."""
+def right_angle(size: int, dtype: torch.dtype) -> RightAngle:
+    """A RightAngle, its tables (16 N bytes in fp32) kept for the next call."""
     with torch.inference_mode(False), torch.no_grad():
-        return FourStep(size, dtype)
-
-
-@functools.lru_cache(maxsize=32)
-def direct(size: int, dtype: torch.dtype) -> Direct:
-    """A Direct, its tables (16 N bytes in fp32) kept for the next call."""
-    with torch.inference_mode(False), torch.no_grad():
-        return Direct(size, dtype)
+        return RightAngle(size, dtype)

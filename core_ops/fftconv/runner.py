@@ -37,7 +37,8 @@ class Job:
             lanes = [Lane() for _ in range(self.plan.lanes)]
             self.crew.each(lanes)(len(runs), lambda i, lane: work(runs[i], lane, serial(lane)))
             return
-        inner = self.crew.each([Lane() for _ in range(self.crew.size)])
+        # A whole row in each inner lane, or blocks of one row: no more lanes than the plan counted.
+        inner = self.crew.each([Lane() for _ in range(self.plan.lanes if batch * width > 1 < self.plan.lanes else self.crew.size)])
         serial(Lane())(len(runs), lambda i, lane: work(runs[i], lane, inner))
 
 
