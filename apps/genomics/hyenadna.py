@@ -102,6 +102,17 @@ class HyenaDNAConfig:
         return math.ceil(self.vocab_size / self.pad_vocab_size_multiple) * self.pad_vocab_size_multiple
 
 
+    @property
+    def parameters(self) -> int:
+        """Trained parameters, the head's left out."""
+        assert self.d_inner is not None
+        d, f, n = self.d_model, self.filter_order, self.order
+        filters = f * (self.emb_dim + 2) + self.num_inner_mlps * f * (f + 1) + (n - 1) * d * (f + 1)
+        mixer = (n + 1) * d * (d + 1 + self.short_filter_order + 1) + d * (d + 1) + filters
+        mlp = 2 * d * self.d_inner + self.d_inner + d
+        return self.padded_vocab * d + self.n_layer * (mixer + mlp + 4 * d) + 2 * d
+
+
 class HyenaOperator(nn.Module):
     """Gated long convolutions: y = x0 * conv(k, ... x1 * conv(k', x2 * v)), all projections of the input.
 

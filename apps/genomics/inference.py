@@ -9,7 +9,7 @@ computed for a tile of tokens at a time. The numbers are those of the plain forw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,16 +21,17 @@ from farfield.apps.genomics.hyena_filter import Positions
 from farfield.apps.genomics.hyenadna import Block, HyenaDNA, HyenaDNAConfig
 from farfield.apps.training.errors import UserError
 from farfield.core_ops import fftconv, short_conv
+from farfield.core_ops.fftconv.crew import Crew, Lane, serial
 
 Want = Literal["logits", "log_likelihood", "hidden"]
 WANTS: tuple[Want, ...] = ("logits", "log_likelihood", "hidden")
 Progress = Callable[[int, int], None]
+Tile = Callable[[int, int], None]
 # Tokens at a time where tokens are independent of each other, so that a tile stays in cache.
 TILE = 2048
-FILTER_TILE = 8192
 # What fftconv may need for itself (its own bound), and channels at a time when memory is not limited.
 CONVOLUTION_SCRATCH = 256 * 2**20
-CHANNELS = 16
+CHANNELS = 32
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,9 @@ def memory_estimate(
     """
     assert config.d_inner is not None
     n, d, tokens = config.order, config.d_model, batch * seqlen
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in HyenaDNA(config).parameters())
     width = {"logits": config.padded_vocab, "log_likelihood": 1, "hidden": 0}[want]
     return MemoryEstimate(
-        parameters=itemsize * parameters,
+        parameters=itemsize * config.parameters,
         streams=itemsize * 2 * tokens * d,
         features=itemsize * (seqlen * config.filter_order + 3 * config.l_max * config.emb_dim),
         channel=itemsize * (tokens * (n + 2) + seqlen * (n - 1)),
@@ -165,9 +164,12 @@ class _Work:
         if self.progress is not None:
             self.progress(self.done, self.total)
 
-
-def _tiles(length: int, tile: int) -> Iterator[tuple[int, int]]:
-    return ((s, min(s + tile, length)) for s in range(0, length, tile))
+    def tiles(self, length: int, tile: int, do: Callable[[int, int], None]) -> None:
+        """Calls do(start, end) for every tile, on each core another one: their operators are too small to share."""
+        on_cpu = self.mixed.device.type == "cpu"
+        crew = Crew.of_caller() if on_cpu else None
+        each = serial(Lane()) if crew is None else crew.each([Lane() for _ in range(crew.size)])
+        each(-(-length // tile), lambda i, _: do(i * tile, min((i + 1) * tile, length)))
 
 
 def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -182,17 +184,23 @@ def _mix(block: Block, x: Tensor, where: Positions, work: _Work) -> None:
     """The long convolutions of one layer, some channels at a time, from the residual stream x into work.mixed."""
     f = block.mixer.filter_fn
     z, t = f.where(where)
-    for s, e in _tiles(len(z), FILTER_TILE):
+
+    def features(s: int, e: int) -> None:
         work.features[s:e] = f.features(z[s:e])
+
+    work.tiles(len(z), TILE, features)
     work.step()
     skip = f.skip()
     for first in range(0, x.shape[2], work.channels):
         rows = slice(first, min(first + work.channels, x.shape[2]))
-        width = rows.stop - rows.start
-        gated, k = work.gated[:, :, :width], work.taps[:, :width]
-        for s, e in _tiles(len(z), FILTER_TILE):
+        gated, k = work.gated[:, :, : rows.stop - first], work.taps[:, : rows.stop - first]
+        project = _projection(block, x, rows, gated)
+
+        def prepare(s: int, e: int, k: Tensor = k, rows: slice = rows, project: Tile = project) -> None:
             k[..., s:e] = f.taps(work.features[s:e], t[s:e], rows)
-        _project_in(block, x, rows, gated)
+            project(s, e)
+
+        work.tiles(len(z), TILE, prepare)
         v = gated[0]
         for o, gate in enumerate(gated[1:]):
             v = fftconv(v, k[o], skip=skip[o, rows], postgate=gate)
@@ -200,9 +208,9 @@ def _mix(block: Block, x: Tensor, where: Positions, work: _Work) -> None:
         work.step()
 
 
-def _project_in(block: Block, x: Tensor, rows: slice, gated: Tensor) -> None:
-    """Some channels' v x_{n-1}, x_{n-2}, ... x_0 after norm, projection and short convolution: (n, B, c, L)."""
-    op, n, (batch, length, d) = block.mixer, len(gated), x.shape
+def _projection(block: Block, x: Tensor, rows: slice, gated: Tensor) -> Tile:
+    """Writes some channels' v x_{n-1}, x_{n-2}, ... x_0 (norm, projection, short convolution) of a tile to gated."""
+    op, n, (batch, _, d) = block.mixer, len(gated), x.shape
     assert op.short_filter.bias is not None
 
     def chosen(parameter: Tensor) -> Tensor:
@@ -212,7 +220,8 @@ def _project_in(block: Block, x: Tensor, rows: slice, gated: Tensor) -> None:
     taps, offset = chosen(op.short_filter.weight), chosen(op.short_filter.bias)[:, 0]
     # A tile needs the tokens before it that the short convolution still sees; before the first there are none.
     before = taps.shape[1] - 1
-    for s, e in _tiles(length, TILE):
+
+    def project(s: int, e: int) -> None:
         seen = max(0, s - before)
         u = torch.baddbmm(bias, weight, _norm(block.norm1, x[:, seen:e]).transpose(1, 2))
         *gates, last, v = short_conv(u, taps, offset)[..., s - seen :].chunk(n + 1, dim=1)
@@ -220,14 +229,19 @@ def _project_in(block: Block, x: Tensor, rows: slice, gated: Tensor) -> None:
         for kept, gate in zip(gated[1:], reversed(gates), strict=True):
             kept[..., s:e] = gate
 
+    return project
+
 
 def _project_out(block: Block, x: Tensor, work: _Work) -> None:
     """x + out_proj(mixed), then x + mlp(norm2(x)), in place."""
-    for s, e in _tiles(x.shape[1], TILE):
+
+    def finish(s: int, e: int) -> None:
         tile = x[:, s:e]
         tile += _linear(block.mixer.out_proj, work.mixed[..., s:e].transpose(1, 2))
         inner = F.gelu(_linear(block.mlp.fc1, _norm(block.norm2, tile)), approximate="tanh")
         tile += _linear(block.mlp.fc2, inner)
+
+    work.tiles(x.shape[1], TILE, finish)
     work.step()
 
 
@@ -236,15 +250,16 @@ def _output(model: HyenaDNA, ids: Tensor, x: Tensor, want: Want, work: _Work) ->
     table, (batch, length, _) = model.backbone.table.to(x.dtype), x.shape
     width = {"logits": model.config.padded_vocab, "log_likelihood": 1, "hidden": 0}[want]
     out = x if want == "hidden" else x.new_empty(batch, length, width)
-    for s, e in _tiles(length, TILE):
-        hidden = _norm(model.backbone.ln_f, x[:, s:e])
-        if want == "hidden":
-            out[:, s:e] = hidden
-            continue
-        logits = F.linear(hidden, table)
+
+    def finish(s: int, e: int) -> None:
+        result = _norm(model.backbone.ln_f, x[:, s:e])
+        if want != "hidden":
+            result = F.linear(result, table)
         if want == "log_likelihood":
             target = ids[:, s + 1 : e + 1, None].long()
-            logits = logits[:, : target.shape[1]].log_softmax(2).gather(2, target)
-        out[:, s : s + logits.shape[1]] = logits
+            result = result[:, : target.shape[1]].log_softmax(2).gather(2, target)
+        out[:, s : s + result.shape[1]] = result
+
+    work.tiles(length, TILE, finish)
     work.step()
     return out[:, : length - 1, 0] if want == "log_likelihood" else out

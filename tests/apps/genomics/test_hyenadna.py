@@ -126,10 +126,16 @@ def test_fftconv_computes_what_the_official_code_computes(dtype):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_has_the_published_number_of_parameters(recipe):
     text = (files("farfield.recipes.genomics") / "model" / f"{recipe}.yaml").read_text()
+    config = HyenaDNAConfig(**yaml.safe_load(text))
     with torch.device("meta"):
-        model = HyenaDNA(HyenaDNAConfig(**yaml.safe_load(text)))
-    assert sum(p.numel() for p in model.parameters()) == RECIPES[recipe]
+        model = HyenaDNA(config)
+    assert sum(p.numel() for p in model.parameters()) == config.parameters == RECIPES[recipe]
     assert f"{RECIPES[recipe]:,} parameters" in text.splitlines()[0]
+
+
+def test_config_counts_parameters_of_any_shape():
+    config = HyenaDNAConfig(d_model=6, order=3, d_inner=5, emb_dim=7, num_inner_mlps=1, filter_order=4, vocab_size=30)
+    assert sum(p.numel() for p in HyenaDNA(config).parameters()) == config.parameters
 
 
 def test_every_recipe_of_a_model_is_published():
