@@ -8,7 +8,6 @@ from typing import Any, Literal, overload
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import conv1d
 
 from ..errors import DtypeError, ShapeError
 from . import shift
@@ -19,10 +18,9 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 @torch.library.custom_op("farfield::short_conv", mutates_args=())
 def _conv(u: Tensor, w: Tensor, bias: Tensor | None, reach: Tensor | None, reverse: bool, blh: bool) -> Tensor:
-    y = shift.allocate(u)
     if shift.takes_conv1d(u, w, bias, reach, blh):
-        shift.convolve_onednn(u, w, bias, y, reverse=reverse)
-        return y
+        return shift.convolve_onednn(u, w, bias, reverse=reverse).contiguous()
+    y = shift.allocate(u)
     dtype = torch.float64 if torch.float64 in (u.dtype, w.dtype) else torch.float32
     wide_bias = None if bias is None else bias.to(dtype)
     shift.convolve(_bhl(u, blh), w.to(dtype), wide_bias, reach, _bhl(y, blh), reverse=reverse, blh=blh)
@@ -143,8 +141,8 @@ def short_conv(
     blh = _check(u, w, bias, state, seq_idx, layout)
     if torch.is_autocast_enabled(u.device.type) and u.dtype != torch.float64:
         u = u.to(torch.get_autocast_dtype(u.device.type))
-    if state is None and not _wants_gradient(u, w, bias) and shift.takes_one_conv1d(u, w, bias, seq_idx, blh):
-        return conv1d(u, w[:, None], bias, padding=w.shape[1] - 1, groups=w.shape[0])[..., : u.shape[2]]
+    if state is None and not _wants_gradient(u, w, bias) and shift.takes_conv1d(u, w, bias, seq_idx, blh):
+        return shift.convolve_onednn(u, w, bias, reverse=False)
     if state is None:
         y: Tensor = _conv(u, w, bias, None if seq_idx is None else _reach(seq_idx), False, blh)
         return y

@@ -18,11 +18,11 @@ GPU_TILE = 2**26
 # Outputs from here on ask for 2 MB pages: the first touch of 4 KB pages costs more than the convolution itself.
 HUGE_BYTES = 2**22
 MADV_HUGEPAGE = 14
-# oneDNN's depthwise kernel (F.conv1d) takes 0.8 ns a sample whatever the taps, up to 7 of them, 16 channels at a
-# time and in cache; 6 to 30 ns beyond. A shifted multiply-add takes 0.1 ns a tap and 10 us a call.
+# oneDNN's depthwise kernel (F.conv1d) takes 0.8 ns a sample whatever the taps, up to 7 of them, 16 channels at a time
+# and in cache; 4 ns out of it, 6 to 30 ns beyond 7 taps. A shift takes 0.1 ns a tap in fp32 and 10 us a call.
 CONV1D_TAPS = 7
 CONV1D_CHANNELS = 16
-CONV1D_STEPS = 4096
+CONV1D_LENGTH = 2**14
 CONV1D_ELEMENTS = 2**21
 # Up to so many taps shifts win in fp32 once there are SHIFT_ELEMENTS samples.
 SHIFT_TAPS = 3
@@ -93,12 +93,9 @@ def takes_conv1d(u: Tensor, w: Tensor, bias: Tensor | None, reach: Tensor | None
         return False
     if w.dtype != u.dtype or (bias is not None and bias.dtype != u.dtype) or not onednn_computes(u.dtype):
         return False
-    return taps > SHIFT_TAPS or u.dtype != torch.float32 or u.numel() < SHIFT_ELEMENTS
-
-
-def takes_one_conv1d(u: Tensor, w: Tensor, bias: Tensor | None, reach: Tensor | None, blh: bool) -> bool:
-    """Whether oneDNN's kernel is the faster one and its buffers stay in cache without tiles."""
-    return u.shape[-1] <= CONV1D_STEPS and u.numel() <= CONV1D_ELEMENTS and takes_conv1d(u, w, bias, reach, blh)
+    if u.shape[-1] > CONV1D_LENGTH:
+        return False
+    return u.dtype != torch.float32 or u.numel() <= (CONV1D_ELEMENTS if taps > SHIFT_TAPS else SHIFT_ELEMENTS)
 
 
 @functools.cache
@@ -113,18 +110,11 @@ def onednn_computes(dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
-def convolve_onednn(u: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, *, reverse: bool) -> None:
-    """`convolve` by F.conv1d in pieces, whose own buffers stay in cache; w and bias in u's dtype."""
-    length, halo = u.shape[-1], w.shape[-1] - 1
-    weight = (w.flip(1) if reverse else w)[:, None]
-    batches = max(1, CONV1D_ELEMENTS // (u.shape[1] * min(length, CONV1D_STEPS)))
-    for i in range(0, u.shape[0], batches):
-        for t in range(0, length, CONV1D_STEPS):
-            end = min(length, t + CONV1D_STEPS)
-            first, last = (t, min(length, end + halo)) if reverse else (max(0, t - halo), end)
-            full = conv1d(u[i : i + batches, :, first:last], weight, bias, padding=halo, groups=w.shape[0])
-            start = t - first + (halo if reverse else 0)
-            y[i : i + batches, :, t:end] = full[..., start : start + end - t]
+def convolve_onednn(u: Tensor, w: Tensor, bias: Tensor | None, *, reverse: bool) -> Tensor:
+    """`convolve` by F.conv1d, w and bias in u's dtype; returns a view of a longer output."""
+    halo = w.shape[-1] - 1
+    full = conv1d(u, (w.flip(1) if reverse else w)[:, None], bias, padding=halo, groups=w.shape[0])
+    return full[..., halo:] if reverse else full[..., : u.shape[-1]]
 
 
 def accumulate(

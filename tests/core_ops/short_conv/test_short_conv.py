@@ -39,8 +39,7 @@ def _packing(b: int, n: int, seed: int = 0) -> Tensor:
 def _tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "small tiles":
         monkeypatch.setattr(shift, "TILE", 11)
-        monkeypatch.setattr(shift, "CONV1D_STEPS", 13)
-        monkeypatch.setattr(shift, "CONV1D_ELEMENTS", 200)
+        monkeypatch.setattr(shift, "CONV1D_LENGTH", 0)
 
 
 @pytest.mark.parametrize(("b", "h", "n", "k"), SHAPES)
