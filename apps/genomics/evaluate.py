@@ -13,7 +13,7 @@ from farfield.apps.genomics.hyenadna import HyenaDNA
 from farfield.apps.genomics.likelihood import is_base, load_model, progress_bar, window_nats
 from farfield.apps.genomics.markov import MAX_ORDER, Codes, MarkovModel
 from farfield.apps.genomics.tokenizer import BASES
-from farfield.apps.training import UserError, atomic_write
+from farfield.apps.training import atomic_write
 from farfield.apps.training.metrics import MetricsLog, read_metrics
 
 
@@ -41,7 +41,7 @@ def evaluate(
         checkpoint: Model in any format; None is the trained model of the package.
         out: JSON file to write; None is evaluation.json in the run folder.
         seqlen: Bases of a window; None is all that the model can read.
-        orders: Orders of the Markov models, each with interpolation and both strands counted.
+        orders: Orders of the Markov models, each with interpolation and both strands counted; none when empty.
         memory_gb: As of `score`.
         device, precision: As everywhere.
         seed: Noted; evaluation draws nothing at random.
@@ -51,8 +51,6 @@ def evaluate(
     """
     train, valid = read_genome(fasta, bed, held_out)
     model = load_model(checkpoint, device)
-    if not orders:
-        raise UserError("orders=[]: give at least one order of Markov models, for example orders=[3,8,11]")
     most = model.config.l_max - 1
     seqlen = min(seqlen or most, most)
     windows = [w for segment in valid for w in cut_windows(segment.with_context(1), seqlen)]
@@ -94,6 +92,8 @@ def markov_bits(train: list[Segment], valid: list[Segment], orders: list[int]) -
 
     A base at the start of a held-out segment has the training bases before it as context, as many as there are.
     """
+    if not orders:
+        return {}
     model = MarkovModel([codes(s.ids) for s in train], max(orders))
     nats = {k: [model.nats(codes(s.with_context(MAX_ORDER)), k)[-len(s.ids) :] for s in valid] for k in orders}
     return {f"Markov, order {k}": float(np.nanmean(np.concatenate(v)) / np.log(2)) for k, v in nats.items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from farfield.apps.training.device import autocast_for, resolve_device
 Nats = NDArray[np.float32]
 # Tokens of one forward pass over short windows, so many that the device is busy; a longer window goes alone.
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 262_144}
-PACKAGED = "hyenadna-ecoli-1m"
+PACKAGED = ("hyenadna-ecoli-1m", "hyenadna-ecoli-1k")
 
 
 def is_base(ids: Ids) -> NDArray[np.bool_]:
@@ -79,11 +81,11 @@ def _need(config: HyenaDNAConfig, seqlen: int, batch: int) -> int:
 
 
 def load_model(checkpoint: str | None, device: str) -> HyenaDNA:
-    """A model in evaluation mode on a device; None is the trained model of the package."""
-    from importlib.resources import files
-
-    path = checkpoint or str(files("farfield.models").joinpath(PACKAGED))
-    return HyenaDNA.from_checkpoint(path).to(resolve_device(device)).eval()
+    """A model in evaluation mode on a device: a path, the name of a packaged model, or None for the first of them."""
+    packaged = files("farfield.models")
+    if checkpoint is None or (checkpoint in PACKAGED and not Path(checkpoint).exists()):
+        checkpoint = str(packaged.joinpath(checkpoint or PACKAGED[0]))
+    return HyenaDNA.from_checkpoint(checkpoint).to(resolve_device(device)).eval()
 
 
 @contextmanager
