@@ -27,7 +27,7 @@ def script(shell: str) -> str:
     """The completion script of one shell, to be sourced: `source <(farfield --completion bash)`."""
     scripts = {"bash": _bash, "zsh": _zsh, "fish": _fish}
     if shell not in scripts:
-        raise UserError(unknown("completion for", shell, scripts, ""))
+        raise UserError(unknown("completion for", shell, scripts, "(bash, zsh and fish have one)"))
     return scripts[shell]()
 
 

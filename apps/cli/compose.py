@@ -16,6 +16,15 @@ from .help import groups
 from .nearest import unknown
 
 Settings = dict[str, Any]
+# What may replace a default of each type, and how a message calls it.
+KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str, int, float), "text"),
+    list: ((list,), "a list"),
+    dict: ((dict,), "a group of settings"),
+}
 
 
 def composed(domain: str, verb: str, overrides: list[str], folder: str | None = None) -> Settings:
@@ -60,7 +69,8 @@ def sweep(overrides: list[str]) -> list[list[str]]:
     runs: list[list[str]] = [[]]
     for override in _parse(overrides):
         swept = override.is_sweep_override()
-        words = [f"{override.key_or_group}={v}" for v in override.sweep_string_iterator()] if swept else [override.input_line]
+        values = override.sweep_string_iterator() if swept else ()
+        words = [f"{override.key_or_group}={value}" for value in values] or [override.input_line]
         runs = [[*run, word] for run in runs for word in words]
     return runs
 
@@ -69,13 +79,15 @@ def _parse(overrides: list[str]) -> list[Any]:
     try:
         return OverridesParser.create().parse_overrides(overrides)
     except (OverrideParseException, HydraException) as error:
-        raise UserError(f"cannot read the settings given: {str(error).splitlines()[0]} (quote values with spaces or commas)") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot read the settings given: {reason} (quote values with spaces or commas)") from error
 
 
 def _compose(domain: str, verb: str, overrides: list[str], folder: str | None) -> DictConfig:
     for override in _parse(overrides):
         if override.is_sweep_override():
-            raise UserError(f"{override.input_line}: several values need --multirun (or quote the value: '{override.input_line}')")
+            word = override.input_line
+            raise UserError(f"{word}: several values need --multirun (or quote the value: '{word}')")
     search = [f"hydra.searchpath=[file://{Path(folder).resolve()}]"] if folder else []
     GlobalHydra.instance().clear()
     try:
@@ -119,13 +131,13 @@ def _flat(settings: Settings, prefix: str = "") -> list[str]:
 
 def _check_types(settings: Settings, defaults: Settings, prefix: str) -> None:
     """A number stays a number, a switch a switch: a default of null accepts anything."""
-    accepted = {bool: (bool,), int: (int,), float: (int, float), str: (str, int, float), list: (list,), dict: (dict,)}
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a group"}
     for key, default in defaults.items():
         value = settings.get(key)
         if isinstance(default, dict) and isinstance(value, dict):
             _check_types(value, default, f"{prefix}{key}.")
         elif default is not None and value is not None and default != "???":
             kind = type(default)
-            if not isinstance(value, accepted[kind]) or (kind is not bool and isinstance(value, bool)):
-                raise UserError(f"{prefix}{key}={value}: {names[kind]} is expected, for example {prefix}{key}={default}")
+            accepted, expected = KINDS[kind]
+            if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
+                name = f"{prefix}{key}"
+                raise UserError(f"{name}={value}: {expected} is expected, for example {name}={default}")

@@ -57,7 +57,7 @@ def top_help() -> str:
             *rows,
             "",
             "Options:",
-            "  --help              help of this level: farfield --help, farfield genomics --help, farfield genomics score --help",
+            "  --help              help of this level: of farfield, of a domain, of a verb",
             "  --cfg job           print the composed settings and stop",
             "  --multirun          run every combination of comma-separated values: seed=1,2,3",
             "  --config-dir DIR    search DIR for recipes too: experiment=mine reads DIR/experiment/mine.yaml",

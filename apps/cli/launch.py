@@ -10,7 +10,9 @@ from farfield.apps.training.errors import UserError
 from .compose import Settings, composed, resumed, sweep
 
 
-def launch(domain: str, verb: str, target: str, overrides: list[str], show: bool, many: bool, folder: str | None) -> int:
+def launch(
+    domain: str, verb: str, target: str, overrides: list[str], show: bool, many: bool, folder: str | None
+) -> int:
     """Compose and run; `show` prints the settings instead. Returns 0, every failure is an exception."""
     if folder is not None and not Path(folder).is_dir():
         raise UserError(f"--config-dir {folder}: there is no such folder")
@@ -40,7 +42,9 @@ def _settings(domain: str, verb: str, words: list[str], folder: str | None) -> S
         return composed(domain, verb, words, folder)
     stored = Path(resume[-1]) / "config.yaml"
     if not stored.is_file():
-        raise UserError(f"resume={resume[-1]}: that is not a run folder (no config.yaml in it); name runs/{domain}/{verb}/<time>")
+        raise UserError(
+            f"resume={resume[-1]}: that is not a run folder (no config.yaml in it); name runs/{domain}/{verb}/<time>"
+        )
     return resumed(domain, verb, [w for w in words if not w.startswith("resume=")], stored) | {"resume": resume[-1]}
 
 

@@ -47,7 +47,7 @@ def main() -> None:
     nats, gc, start, held_out, seconds = _read_window()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-    rows = [(name, f"{value:.4f}", "") for name, value in (ours | bits).items()]
+    rows: list[tuple[str, ...]] = [(name, f"{value:.4f}", "") for name, value in (ours | bits).items()]
     rows[0] = (*rows[0][:2], f"{tokens_per_s:,.0f} tokens/s in training")
     rows.insert(len(ours), ("one pass over 1,048,576 bases", "", f"{seconds:.1f} s, {WINDOW / seconds:,.0f} tokens/s"))
     rows.append(("peak memory of this run", "", f"{peak / 1e9:.2f} GB"))
@@ -80,7 +80,7 @@ def _evaluate(folder: Path, checkpoint: str, seqlen: int | None, orders: list[in
 
 
 def _read_window() -> tuple[NDArray[np.float32], NDArray[np.bool_], int, int, float]:
-    """Nats and GC along the last window of the genome, where it starts, where the held-out part does, and the seconds."""
+    """Nats and GC along the genome's last window, where it and the held-out part start, and the seconds it took."""
     (train,), (valid,) = read_genome(None, None, 0.1)
     ids = np.concatenate([train.ids, valid.ids])
     start = len(ids) - WINDOW
@@ -108,7 +108,8 @@ def _verdict(bits: float, baselines: dict[str, float]) -> str:
     beaten = [name for name, value in baselines.items() if bits < value]
     lost = [name for name, value in baselines.items() if bits >= value]
     parts = [f"beats {', '.join(beaten)}" if beaten else "", f"does not beat {', '.join(lost)}" if lost else ""]
-    return f"The model trained just now {' and '.join(part for part in parts if part)}, at {bits:.4f} held-out bits per base."
+    said = " and ".join(part for part in parts if part)
+    return f"The model trained just now {said}, at {bits:.4f} held-out bits per base."
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +15,20 @@ from numpy.typing import NDArray
 from farfield.apps.training import UserError, atomic_write
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }
+table { border-collapse: collapse; margin: 1rem 0 }
+th, td { padding: .3rem .9rem; border-bottom: 1px solid #ddd; text-align: right }
+th:first-child, td:first-child { text-align: left }
+figure { margin: 2rem 0 } svg { max-width: 100%; height: auto } figcaption { color: #555 }
+"""
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff }}
-table {{ border-collapse: collapse; margin: 1rem 0 }} th, td {{ padding: .3rem .9rem; border-bottom: 1px solid #ddd; text-align: right }}
-th:first-child, td:first-child {{ text-align: left }} svg {{ max-width: 100%; height: auto }} figcaption {{ color: #555 }}
-</style>
+<style>{style}</style>
 <h1>{title}</h1>
 {body}
 </html>
@@ -32,7 +37,9 @@ th:first-child, td:first-child {{ text-align: left }} svg {{ max-width: 100%; he
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
-def write_report(path: Path, title: str, paragraphs: Sequence[str], table: Table, figures: dict[str, Figure]) -> None:
+def write_report(
+    path: Path, title: str, paragraphs: Sequence[str], table: Table, figures: Mapping[str, Figure]
+) -> None:
     """Write the page; text is escaped, figures are inlined as SVG, nothing is fetched when it is opened.
 
     Args:
@@ -48,10 +55,10 @@ def write_report(path: Path, title: str, paragraphs: Sequence[str], table: Table
     parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>")
     for caption, figure in figures.items():
         parts.append(f"<figure>{_svg(figure)}<figcaption>{html.escape(caption)}</figcaption></figure>")
-    atomic_write(path, PAGE.format(title=html.escape(title), body="\n".join(parts)).encode())
+    atomic_write(path, PAGE.format(title=html.escape(title), style=STYLE, body="\n".join(parts)).encode())
 
 
-def loss_figure(curves: dict[str, tuple[Sequence[float], Sequence[float]]], levels: dict[str, float]) -> Figure:
+def loss_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], levels: Mapping[str, float]) -> Figure:
     """Bits per base against tokens read; `curves` maps a label to (tokens, bits), `levels` draws horizontal lines."""
     figure, axes = _axes()
     for label, (tokens, bits) in curves.items():
@@ -80,15 +87,13 @@ def window_figure(
     middle = start + (edges[1:] + edges[:-1]) / 2
     axes.plot(
         middle,
-        [np.nanmean(bits[a:b]) for a, b in zip(edges, edges[1:], strict=False)],
+        [np.nanmean(bits[a:b]) for a, b in pairwise(edges)],
         linewidth=0.8,
         label="bits per base",
     )
     axes.set(xlabel="position (bases)", ylabel="bits per base")
     share = axes.twinx()
-    share.plot(
-        middle, [gc[a:b].mean() for a, b in zip(edges, edges[1:], strict=False)], linewidth=0.8, color="C1", label="GC"
-    )
+    share.plot(middle, [gc[a:b].mean() for a, b in pairwise(edges)], linewidth=0.8, color="C1", label="GC")
     share.set_ylabel("GC share", color="C1")
     if start < held_out < start + len(bits):
         axes.axvspan(held_out, start + len(bits), alpha=0.15, label="never seen in training")
@@ -96,7 +101,7 @@ def window_figure(
     return figure
 
 
-def _axes() -> tuple[Figure, object]:
+def _axes() -> tuple[Figure, Axes]:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
