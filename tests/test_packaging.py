@@ -82,7 +82,7 @@ def test_an_object_made_elsewhere_is_unpickled(python, tmp_path):
         ("import farfield.core_ops as c; c.fftconv", ".typing"),
         ("import core_ops as c; c.fftconv", ""),
         (
-            "from importlib.resources import files; files('farfield.recipes.genomics').joinpath('score.yaml').read_text()",
+            "from importlib.resources import files; (files('farfield.recipes') / 'genomics/score.yaml').read_text()",
             ".typing",
         ),
     ],
