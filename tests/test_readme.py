@@ -1,0 +1,71 @@
+"""The commands and programs of the README work as they stand there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from farfield.apps.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", README, flags=re.S)
+    for line in block.splitlines()
+    if line.startswith("farfield ")
+]
+PROGRAMS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder with a FASTA file of one's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FARFIELD_CACHE", str(tmp_path / "cache"))
+    bases = "".join(np.random.default_rng(0).choice(list("ACGT"), 12_000))
+    (tmp_path / "my.fa").write_text(f">one\n{bases[:9000]}\n>two\n{bases[9000:]}\n")
+    return tmp_path
+
+
+def test_there_is_something_to_test():
+    assert len(COMMANDS) >= 4
+    assert len(PROGRAMS) >= 1
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "<time>" not in c])
+def test_commands_compose(command, folder, capsys):
+    assert main([*shlex.split(command)[1:], "--cfg", "job"]) == 0
+    assert "fasta: my.fa" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_run(program):
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env={"PYTHONPATH": ".typing"}, check=True)
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
+
+
+def test_no_placeholder_is_left():
+    assert not re.findall(r"\b[A-Z0-9]+_(?:TABLE|BITS|MINUTES)\b", README)
+
+
+@pytest.mark.slow
+def test_commands_run_one_after_the_other(folder):
+    """Every verb of the README on one's own file; what stands for a run folder is filled in."""
+    short = {
+        "pretrain": ["trainer.max_steps=4", "trainer.val_every=2", "data.batch=2", "model.l_max=600", "data.seqlen=512"]
+    }
+    for command in COMMANDS:
+        runs = sorted((folder / "runs" / "genomics" / "pretrain").glob("*"))
+        words = shlex.split(command.replace("runs/genomics/pretrain/<time>", str(runs[-1]) if runs else ""))[1:]
+        extra = [] if "resume" in command else short.get(words[1], [])
+        assert main([*words, *extra]) == 0, command
+    assert (folder / "scores.tsv").read_text().count("\n") == 3
