@@ -13,6 +13,7 @@ from farfield.core_ops.short_conv import op, shift, short_conv
 from farfield.core_ops.short_conv.reference import short_conv_reference
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 1, 4), (1, 2, 2, 3), (2, 17, 31, 3), (1, 5, 97, 7), (3, 16, 53, 5), (2, 4, 40, 16)]
+SHAPES += [(1, 3, 71, 40)]
 EPS = {torch.float64: 1e-15, torch.float32: 2e-7, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
 
@@ -136,7 +137,11 @@ def test_state_and_packing_together_equal_one_pass() -> None:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("layout", ["bhl", "blh"])
 def test_gradients_equal_those_of_the_definition(layout: str, packed: bool) -> None:
-    for dtype, (b, h, n, k) in [(torch.float64, (2, 3, 37, 4)), (torch.float32, (2, 19, 37, 5))]:
+    for dtype, b, h, n, k in [
+        (torch.float64, 2, 3, 37, 4),
+        (torch.float32, 2, 19, 37, 5),
+        (torch.float32, 2, 3, 61, 33),
+    ]:
         u, w, bias = (x.requires_grad_() for x in _inputs(b, h, n, k, dtype))
         seq_idx = _packing(b, n) if packed else None
         cotangent = _inputs(b, n, h, 1, dtype, seed=1)[0].transpose(1, 2)
