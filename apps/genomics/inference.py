@@ -56,7 +56,8 @@ def memory_estimate(
 ) -> MemoryEstimate:
     """What `forward_long` will need, before anything is allocated.
 
-    streams = 2 B L d, features = L (F + 3 emb_dim), channel = B L (n + 2) + L (n - 1) for each of the c channels.
+    streams = 2 B L d, features = L F + 3 l_max emb_dim, channel = B L (n + 2) + L (n - 1) for each of the c channels,
+    tiles = 3 B (d_inner + (n + 2) d) for each token of a tile and each of torch's threads.
 
     Args:
         config: The model's shape.
@@ -74,7 +75,7 @@ def memory_estimate(
         streams=itemsize * 2 * tokens * d,
         features=itemsize * (seqlen * config.filter_order + 3 * config.l_max * config.emb_dim),
         channel=itemsize * (tokens * (n + 2) + seqlen * (n - 1)),
-        tiles=itemsize * 4 * TILE * batch * (config.d_inner + (n + 2) * d),
+        tiles=itemsize * 3 * TILE * batch * (config.d_inner + (n + 2) * d) * torch.get_num_threads(),
         output=itemsize * tokens * width,
     )
 

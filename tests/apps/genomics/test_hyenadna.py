@@ -226,7 +226,7 @@ def test_sequence_beyond_the_window_is_refused_until_regrid():
 def test_regrid_stretches_the_filters():
     model = small(filter_order=4, w=1.0)
     f = model.backbone.layers[0].mixer.filter_fn
-    before = f(model.positions(70))
+    before = f(model.positions(70)).detach()
     model.regrid(139)
     # 70 samples from 0 to 1 are every other one of 139; only the sines' period (l_max, not l_max - 1) differs.
     assert torch.allclose(f(model.positions(139))[..., ::2], before, atol=0.05 * float(before.abs().max()))
