@@ -24,7 +24,6 @@ import os
 import statistics
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -198,7 +197,7 @@ def measure_together(
     Raises: WrongResult: an output is NaN or further than tolerance from expected.
     """
     errors: dict[str, float | None] = {}
-    peaks: dict[str, int] = {}
+    peaks: dict[str, int | None] = {}
     calls: dict[str, int] = {}
     on_gpu: dict[str, bool] = {}
     for name, fn in providers.items():
@@ -242,8 +241,11 @@ def speedup(times: Mapping[str, Times], ours: str, theirs: str) -> float:
     return statistics.median(t / o for t, o in rounds)
 
 
-def peak_bytes(fn: Callable[[], Result], *, on_gpu: bool) -> int:
-    """Most memory that one call holds above what was held before it: CUDA's own count, or resident memory."""
+def peak_bytes(fn: Callable[[], Result], *, on_gpu: bool) -> int | None:
+    """Most memory that one call holds above what was held before it: CUDA's own count, or resident memory.
+
+    None where the system does not let a process reset its high-water mark (no Linux, or a sandbox).
+    """
     if on_gpu:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -252,11 +254,11 @@ def peak_bytes(fn: Callable[[], Result], *, on_gpu: bool) -> int:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     _release_freed_memory()
-    if _reset_high_water():
-        before = _status_bytes("VmRSS")
-        fn()
-        return max(0, _status_bytes("VmHWM") - before)
-    return _sampled_peak(fn)
+    if not _reset_high_water():
+        return None
+    before = _status_bytes("VmRSS")
+    fn()
+    return max(0, _status_bytes("VmHWM") - before)
 
 
 @functools.cache
@@ -388,27 +390,3 @@ def _reset_high_water() -> bool:
 def _status_bytes(field: str) -> int:
     text = Path("/proc/self/status").read_text()
     return int(text.split(f"{field}:")[1].split()[0]) * 1024
-
-
-def _resident_bytes() -> int:
-    pages = Path("/proc/self/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _sampled_peak(fn: Callable[[], object]) -> int:
-    before = _resident_bytes()
-    done = threading.Event()
-    highest = [before]
-
-    def watch() -> None:
-        while not done.wait(1e-3):
-            highest[0] = max(highest[0], _resident_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        fn()
-    finally:
-        done.set()
-        watcher.join()
-    return max(highest[0], _resident_bytes()) - before

@@ -111,13 +111,16 @@ def test_peak_sees_memory_that_is_freed_before_the_end() -> None:
 
     fn()
     peak = measure(fn, seconds=0.01).peak_bytes
-    assert peak is not None
+    if peak is None:
+        pytest.skip("this system does not let a process reset its high-water mark")
     assert 2**25 < peak < 2**27
 
 
-def test_sampled_peak_agrees_where_the_high_water_cannot_be_reset() -> None:
-    peak = harness._sampled_peak(lambda: [torch.ones(2**24), time.sleep(0.05)][0])
-    assert 2**25 < peak < 2**27
+def test_peak_is_left_out_where_the_high_water_cannot_be_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "_reset_high_water", lambda: False)
+    times = measure(lambda: torch.ones(8), seconds=0.01)
+    assert times.peak_bytes is None
+    assert _row(peak_bytes=times.peak_bytes).record()["peak_bytes"] == ""
 
 
 def test_floor_grows_with_the_bytes() -> None:
