@@ -58,7 +58,12 @@ class Fasta:
         self.path = Path(path)
         if not self.path.is_file():
             raise UserError(f"fasta={path}: there is no such file")
-        plain, index = _prepared(self.path)
+        try:
+            plain, index = _prepared(self.path)
+        except OSError as error:
+            raise UserError(
+                f"{path}: its index or unpacked copy cannot be written ({error}); set FARFIELD_CACHE to a folder with room"
+            ) from error
         from pyfaidx import Fasta as Indexed
 
         self._file = Indexed(

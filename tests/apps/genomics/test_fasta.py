@@ -78,6 +78,13 @@ def test_a_folder_that_cannot_be_written_to_keeps_its_index_in_the_cache(tmp_pat
     assert {f.suffix for f in (cache / "fasta").iterdir()} == {".fai"}
 
 
+def test_a_cache_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("FARFIELD_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="FARFIELD_CACHE"):
+        Fasta(write(tmp_path / "a.fa.gz", TEXT))
+
+
 def test_two_processes_may_open_a_new_file_together(tmp_path):
     path = write(tmp_path / "a.fa.gz", TEXT * 1 + ">three\n" + "ACGT" * 50_000)
     program = f"from farfield.apps.genomics.fasta import Fasta; print(len(Fasta({str(path)!r}).read('three')))"
