@@ -62,7 +62,7 @@ class Fasta:
             plain, index = _prepared(self.path)
         except OSError as error:
             raise UserError(
-                f"{path}: its index or unpacked copy cannot be written ({error}); set FARFIELD_CACHE to a folder with room"
+                f"{path}: its index or unpacked copy cannot be written ({error}); set FARFIELD_CACHE to another folder"
             ) from error
         from pyfaidx import Fasta as Indexed
 
