@@ -5,9 +5,10 @@ Shapes: B windows, L tokens.
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from farfield.apps.genomics.fasta import Fasta, packaged_genome, read_bed
-from farfield.apps.genomics.tokenizer import COMPLEMENT, PAD, N, Tokenizer
+from farfield.apps.genomics.tokenizer import BASES, COMPLEMENT, PAD, UNK, N, Policy, Tokenizer
 from farfield.apps.training import UserError
 
 Ids = NDArray[np.uint8]
@@ -27,6 +28,8 @@ MOSTLY_UNKNOWN = 0.5
 DRAWS = 20
 # Bases kept before a held-out segment: context of its first bases (Markov models look back 12).
 CONTEXT = 16
+# Symbols that a message about unknown ones lists at most.
+SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -43,48 +46,111 @@ class Segment:
         return np.concatenate([self.before[max(len(self.before) - bases, 0) :], self.ids])
 
 
-def read_genome(fasta: str | None, bed: str | None, held_out: float) -> tuple[list[Segment], list[Segment]]:
-    """Training and held-out segments of a genome.
+def is_base(ids: Ids) -> NDArray[np.bool_]:
+    """Where a token is A, C, G or T."""
+    return (ids >= BASES[0]) & (ids <= BASES[-1])
+
+
+def check_count(name: str, value: object, least: int = 1, most: float = float("inf")) -> None:
+    """Refuses what is no whole number from least to most.
+
+    Raises: UserError: it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise UserError(
+            f"{name}={value}: a whole number from {least:,} {f'to {most:,}' if most < 2**62 else 'on'} is accepted"
+        )
+
+
+class Reader:
+    """Ids of stretches of a FASTA file; `unknown` counts the symbols that became [UNK] on the way.
+
+    Args:
+        fasta: The file; None is the genome of the package.
+        policy: What stands for a base, as of `Tokenizer`.
+    """
+
+    def __init__(self, fasta: str | None, policy: Policy = "upper") -> None:
+        self.tokenizer = Tokenizer(policy)
+        self.genome = Fasta(packaged_genome() if fasta is None else str(fasta))
+        self.unknown: Counter[str] = Counter()
+
+    def read(self, name: str, start: int, stop: int, *, count: bool = True) -> Ids:
+        """Ids of bases start to stop of a sequence."""
+        text = self.genome.read(name, start, stop)
+        ids = self.tokenizer.encode(text)
+        if count and (ids == UNK).any():
+            self.unknown.update(self.tokenizer.unknown(text))
+        return ids
+
+    def tell_unknown(self) -> None:
+        """Says on standard error which symbols became [UNK] and how often; nothing where none did."""
+        if not self.unknown:
+            return
+        shown = ", ".join(f"{symbol} {count:,}" for symbol, count in self.unknown.most_common(SHOWN))
+        more = f" and {len(self.unknown) - SHOWN} more" if len(self.unknown) > SHOWN else ""
+        print(
+            f"{self.genome.path}: {self.unknown.total():,} symbols are unknown ([UNK]) under"
+            f" policy={self.tokenizer.policy}: {shown}{more}",
+            file=sys.stderr,
+        )
+
+
+def read_genome(
+    fasta: str | None, bed: str | None, held_out: float, policy: Policy = "upper"
+) -> tuple[list[Segment], list[Segment]]:
+    """Training and held-out segments of a genome; symbols that became [UNK] are told on standard error.
 
     Args:
         fasta: The file; None is the genome of the package.
         bed: Intervals whose fourth column says train, valid or test; None holds out the end of every sequence.
         held_out: Share of every sequence that is held out without a BED file.
+        policy: What stands for a base, as of `Tokenizer`.
     Raises: UserError: a file is wrong, or one of the two parts is empty.
     """
-    tokenizer = Tokenizer()
-    path = packaged_genome() if fasta is None else Path(fasta)
-    genome = Fasta(path)
+    if bed is None and not 0 < held_out < 1:
+        raise UserError(f"held_out={held_out}: a share between 0 and 1 is accepted, for example 0.1")
+    reader = Reader(fasta, policy)
+    genome = reader.genome
     train, valid = [], []
     if bed is None:
-        if not 0 < held_out < 1:
-            raise UserError(f"data.held_out={held_out}: a share between 0 and 1 is accepted, for example 0.1")
         for name in genome.names:
-            ids = tokenizer.encode(genome.read(name))
+            ids = reader.read(name, 0, genome.length(name))
             cut = round(len(ids) * (1 - held_out))
             train.append(Segment(name, 0, ids[:cut], ids[:0]))
             valid.append(Segment(name, cut, ids[cut:], ids[max(cut - CONTEXT, 0) : cut]))
     else:
-        for interval in read_bed(bed, genome):
+        for interval in read_bed(str(bed), genome):
             start = max(interval.start - CONTEXT, 0)
-            ids = tokenizer.encode(genome.read(interval.name, start, interval.stop))
+            ids = reader.read(interval.name, start, interval.stop)
             cut = interval.start - start
             segment = Segment(interval.name, interval.start, ids[cut:], ids[:cut])
             {"train": train, "valid": valid}.get(interval.split or "", []).append(segment)
+    reader.tell_unknown()
     for part, found in (("train", train), ("valid", valid)):
-        if not any(len(s.ids) > 1 for s in found):
-            where = f"{bed} has no interval with {part!r} in its fourth column" if bed else f"{path} is too short"
+        if not any(is_base(s.with_context(1)[1:]).any() for s in found):
+            where = (
+                f"{bed} has no interval with {part!r} in its fourth column and known bases in it"
+                if bed
+                else f"the {'first' if part == 'train' else 'last'} part of {genome.path} has no known base"
+            )
             raise UserError(f"nothing to {'train on' if part == 'train' else 'hold out'}: {where}")
     return train, valid
 
 
-def cut_windows(ids: Ids, seqlen: int) -> Iterator[Ids]:
-    """Windows of at most seqlen + 1 tokens, each beginning with the last of the one before.
+def spans(length: int, seqlen: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of windows of at most seqlen + 1 tokens, each beginning with the last of the one before.
 
     Every token but the first is a target once; a sequence of one token has no target and no window.
     """
-    for start in range(0, len(ids) - 1, seqlen):
-        yield ids[start : start + seqlen + 1]
+    for start in range(0, length - 1, seqlen):
+        yield start, min(start + seqlen + 1, length)
+
+
+def cut_windows(ids: Ids, seqlen: int) -> Iterator[Ids]:
+    """The windows of `spans`."""
+    for start, stop in spans(len(ids), seqlen):
+        yield ids[start:stop]
 
 
 def padded(ids: Ids, length: int) -> Ids:
@@ -95,10 +161,11 @@ def padded(ids: Ids, length: int) -> Ids:
 class GenomeWindows(LightningDataModule):
     """Random training windows, and held-out windows in which every base is scored once.
 
-    A window is L + 1 tokens: the first L are read, the last L are the targets. Sequences shorter than a window are padded.
+    A window is L + 1 tokens: the first L are read, the last L are the targets. A shorter sequence is padded.
 
     Args:
         fasta, bed, held_out: As of `read_genome`.
+        policy: What stands for a base, as of `Tokenizer`.
         seed: Of the windows.
         seqlen: Tokens a window, L.
         batch: Windows a batch and device, B.
@@ -115,6 +182,7 @@ class GenomeWindows(LightningDataModule):
         fasta: str | None = None,
         bed: str | None = None,
         held_out: float = 0.1,
+        policy: Policy = "upper",
         seed: int = 0,
         seqlen: int = 1024,
         batch: int = 32,
@@ -125,13 +193,18 @@ class GenomeWindows(LightningDataModule):
         val_bases: int | None = None,
     ) -> None:
         super().__init__()
+        check_count("seed", seed, 0)
+        for name, value in (("val_seqlen", val_seqlen), ("val_batch", val_batch), ("val_bases", val_bases)):
+            if value is not None:
+                check_count(f"data.{name}", value)
         self.seed, self.reverse_complement, self.val_bases = seed, reverse_complement, val_bases
         self.stages = _stages(warmup or [], seqlen, batch)
         self.val_seqlen = val_seqlen or seqlen
         self.val_batch = val_batch or max(1, seqlen * batch // self.val_seqlen)
         self.max_seqlen = max([self.val_seqlen, *(stage[1] for stage in self.stages)])
-        self.train_segments, self.val_segments = read_genome(fasta, bed, held_out)
+        self.train_segments, self.val_segments = read_genome(fasta, bed, held_out, policy)
         self.start_step = 0
+        self._shares: dict[int, NDArray[np.float64]] = {}
 
     def set_start_step(self, step: int) -> None:
         """Position of the next train batch: how many were consumed before."""
@@ -141,13 +214,19 @@ class GenomeWindows(LightningDataModule):
         """The train batch at a position, whatever came before: ids (B, L), target (B, L), n_units."""
         seqlen, batch = next((n, b) for end, n, b in self.stages if end is None or position < end)
         random = np.random.Generator(np.random.Philox(key=[self.seed, position]))
-        room = np.array([max(len(s.ids) - seqlen, 1) for s in self.train_segments], np.float64)
-        windows = np.stack([self._window(random, room / room.sum(), seqlen + 1) for _ in range(batch)])
-        return _batch(windows)
+        ends = self._ends(seqlen)
+        return _batch(np.stack([self._window(random, ends, seqlen + 1) for _ in range(batch)]))
 
-    def _window(self, random: np.random.Generator, share: NDArray[np.float64], length: int) -> Ids:
+    def _ends(self, seqlen: int) -> NDArray[np.float64]:
+        """For each segment, the share of windows that lie in it or in one before."""
+        if seqlen not in self._shares:
+            room = np.cumsum([_room(s.ids, seqlen) for s in self.train_segments], dtype=np.float64)
+            self._shares[seqlen] = room / room[-1]
+        return self._shares[seqlen]
+
+    def _window(self, random: np.random.Generator, ends: NDArray[np.float64], length: int) -> Ids:
         for _ in range(DRAWS):
-            segment = self.train_segments[random.choice(len(share), p=share)].ids
+            segment = self.train_segments[int(ends.searchsorted(random.random(), side="right"))].ids
             start = int(random.integers(max(len(segment) - length, 0) + 1))
             window = segment[start : start + length]
             if (window == N).mean() <= MOSTLY_UNKNOWN:
@@ -171,6 +250,11 @@ class GenomeWindows(LightningDataModule):
             kept = min(len(windows), max(1, self.val_bases // self.val_seqlen))
             windows = [windows[i] for i in np.linspace(0, len(windows) - 1, kept).round().astype(int)]
         return DataLoader(_Windows(windows[rank::world], self.val_batch), batch_size=None)
+
+
+def _room(ids: Ids, seqlen: int) -> int:
+    """Places of a window; one for a shorter sequence, none where nothing could be a target."""
+    return max(len(ids) - seqlen, 1) if len(ids) > 1 else 0
 
 
 class _Endless(IterableDataset[Batch]):
@@ -209,8 +293,10 @@ def _stages(warmup: list[list[int]], seqlen: int, batch: int) -> list[tuple[int 
     stages: list[tuple[int | None, int, int]] = []
     end = 0
     for stage in [*warmup, [1, seqlen, batch]]:
-        if len(stage) != 3 or not all(isinstance(v, int) and v > 0 for v in stage):
-            raise UserError(f"data: stage {stage} is not [batches, seqlen, batch] of positive whole numbers")
+        if not isinstance(stage, list) or len(stage) != 3:
+            raise UserError(f"data.warmup: {stage} came, [batches, seqlen, batch] is accepted as a stage")
+        for name, value in zip(("batches of data.warmup", "data.seqlen", "data.batch"), stage, strict=True):
+            check_count(name, value)
         end += stage[0]
         stages.append((end, stage[1], stage[2]))
     stages[-1] = (None, seqlen, batch)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 
-from farfield.apps.genomics.datamodule import Ids, Segment, cut_windows, read_genome
-from farfield.apps.genomics.hyenadna import HyenaDNA
-from farfield.apps.genomics.likelihood import is_base, load_model, progress_bar, window_nats
+from farfield.apps.genomics.datamodule import Ids, Segment, check_count, cut_windows, is_base, read_genome
+from farfield.apps.genomics.likelihood import Notes, Passes, Window, load_model, result_path, weights_digest
 from farfield.apps.genomics.markov import MAX_ORDER, Codes, MarkovModel
-from farfield.apps.genomics.tokenizer import BASES
-from farfield.apps.training import atomic_write
-from farfield.apps.training.metrics import MetricsLog, read_metrics
+from farfield.apps.genomics.tokenizer import BASES, Policy
+from farfield.apps.training import UserError, atomic_write
 
 
 def evaluate(
@@ -25,6 +24,7 @@ def evaluate(
     checkpoint: str | None,
     out: str | None,
     held_out: float,
+    policy: Policy,
     seqlen: int | None,
     orders: list[int],
     memory_gb: float | None,
@@ -37,7 +37,7 @@ def evaluate(
 
     Args:
         run_folder: Where scored windows are noted, so that an interrupted run goes on.
-        fasta, bed, held_out: As of `read_genome`.
+        fasta, bed, held_out, policy: As of `read_genome`.
         checkpoint: Model in any format; None is the trained model of the package.
         out: JSON file to write; None is evaluation.json in the run folder.
         seqlen: Bases of a window; None is all that the model can read.
@@ -47,38 +47,43 @@ def evaluate(
         seed: Noted; evaluation draws nothing at random.
         resume: Run folder to continue.
     Returns: Bits per base by name of the model.
-    Raises: UserError: a file or setting is wrong.
+    Raises: UserError: a file or setting is wrong. Interrupted: Ctrl-C came; what was read is noted.
     """
-    train, valid = read_genome(fasta, bed, held_out)
+    if not isinstance(orders, list):
+        raise UserError(f"orders={orders}: a list is accepted, for example orders=[3,8,11]")
+    for order in orders:
+        check_count("orders: an order", order, 0, MAX_ORDER)
+    target = result_path(out, run_folder / "evaluation.json")
     model = load_model(checkpoint, device)
-    most = model.config.l_max - 1
-    seqlen = min(seqlen or most, most)
-    windows = [w for segment in valid for w in cut_windows(segment.with_context(1), seqlen)]
-    nats, bases = _model_nats(run_folder / "windows.jsonl", model, windows, precision, memory_gb)
+    if seqlen is not None:
+        check_count("seqlen", seqlen, 1, model.config.l_max - 1)
+    seqlen = seqlen or model.config.l_max - 1
+    train, valid = read_genome(fasta, bed, held_out, policy)
+    windows = [ids for segment in valid for ids in cut_windows(segment.with_context(1), seqlen)]
+    passes = Passes([Window(i, len(w), w.copy) for i, w in enumerate(windows)], model, precision, memory_gb)
+    question = hashlib.sha256(f"{precision} {[len(w) for w in windows]}".encode() + weights_digest(model))
+    for ids in windows:
+        question.update(ids.tobytes())
+    passes.tell()
+    notes = Notes(run_folder, question.digest())
+    nats, bases = _sums(passes, notes)
     bits = {"model": nats / bases / math.log(2), "uniform": 2.0} | markov_bits(train, valid, orders)
     result = {"bits_per_base": bits, "bases": int(bases), "windows": len(windows), "seqlen": seqlen}
-    target = Path(out) if out else run_folder / "evaluation.json"
     atomic_write(target, json.dumps(result, indent=1) + "\n")
     print_table(("model", "held-out bits per base"), [(name, f"{value:.4f}") for name, value in bits.items()])
     print(f"{int(bases):,} held-out bases; {target}")
     return bits
 
 
-def _model_nats(
-    notes: Path, model: HyenaDNA, windows: list[Ids], precision: str, memory_gb: float | None
-) -> tuple[float, float]:
-    """Sums of nats and bases over all windows; those noted by an earlier run are not read again."""
-    done = {line["step"] for line in read_metrics(notes)}
-    todo = [(i, ids) for i, ids in enumerate(windows) if i not in done]
-    log = MetricsLog(notes, last_step=len(windows))
-    limit = None if memory_gb is None else int(memory_gb * 1e9)
-    with progress_bar("evaluate", sum(len(ids) - 1 for _, ids in todo), "bases") as advance:
-        for i, targets, nats in window_nats(model, todo, precision=precision, memory_limit=limit):
+def _sums(passes: Passes, notes: Notes) -> tuple[float, float]:
+    """Nats and bases of all windows; those noted by an earlier run are not read again."""
+    done = notes.lines()
+    with notes.open() as note:
+        for i, targets, nats in passes.nats("evaluate", done):
             known = is_base(targets)
-            log.log(i, {"nats": nats[known].sum(dtype=np.float64), "bases": int(known.sum())})
-            advance(len(targets))
-    log.close()
-    lines = read_metrics(notes)
+            if i not in done:
+                note(i, {"nats": float(nats[known].sum(dtype=np.float64)), "bases": int(known.sum())})
+    lines = notes.lines().values()
     return math.fsum(line["nats"] for line in lines), sum(line["bases"] for line in lines)
 
 

@@ -8,16 +8,23 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from safetensors.torch import load_model
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
 from farfield.apps.genomics.checkpoint import save
 from farfield.apps.genomics.datamodule import GenomeWindows
 from farfield.apps.genomics.hyenadna import HyenaDNA, HyenaDNAConfig
-from farfield.apps.genomics.tokenizer import BASES, PAD
-from farfield.apps.training import RunFolder, TrainerConfig, UserError, fit
+from farfield.apps.genomics.likelihood import load_model, result_path
+from farfield.apps.genomics.tokenizer import BASES, PAD, Policy
+from farfield.apps.training import TrainerConfig, UserError, fit
+from farfield.apps.training.checkpoint import read_weights
+from farfield.apps.training.manifest import read_about
+from farfield.apps.training.rng import seed_all
 from farfield.apps.training.schedule import cosine_with_warmup
+
+# Settings of trainer/ that are not TrainerConfig's.
+SCHEDULE = ("lr", "weight_decay", "warmup_fraction", "lr_min_ratio")
 
 
 class Pretraining(LightningModule):
@@ -31,6 +38,10 @@ class Pretraining(LightningModule):
         warmup_fraction: Share of them spent in warmup.
         lr_min_ratio: Last learning rate over the peak.
     """
+
+    nats: Tensor
+    bases: Tensor
+    tokens_seen: Tensor
 
     def __init__(
         self,
@@ -51,7 +62,7 @@ class Pretraining(LightningModule):
         # Not a metric but the abscissa of the report's curve, so it has to survive a resume.
         self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, stepped along the schedule after every optimiser step."""
         groups = self.model.param_groups(self.lr, self.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.999))
@@ -76,7 +87,8 @@ class Pretraining(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs val/bits_per_base over the whole held-out part, on all devices."""
-        nats, bases = self.all_gather(self.nats).sum(), self.all_gather(self.bases).sum()
+        sums: Any = self.all_gather(torch.stack([self.nats, self.bases]))
+        nats, bases = sums.view(-1, 2).sum(0)
         self.log("val/bits_per_base", (nats / bases / math.log(2)).float(), rank_zero_only=True)
         self.nats.zero_()
         self.bases.zero_()
@@ -89,6 +101,7 @@ def pretrain(
     bed: str | None,
     checkpoint: str | None,
     out: str | None,
+    policy: Policy,
     data: dict[str, Any],
     model: dict[str, Any],
     trainer: dict[str, Any],
@@ -104,8 +117,9 @@ def pretrain(
         run_folder: Where checkpoints and metrics go.
         fasta: Genome; None is the E. coli genome of the package.
         bed: Intervals with a fourth column train, valid or test; None holds out the end of every sequence.
-        checkpoint: Weights to start from, in any format; their shape replaces `model`.
+        checkpoint: Weights to start from, in any format, or the name of a packaged model; their shape replaces `model`.
         out: Folder for the trained model; None is `model` in the run folder.
+        policy: What stands for a base, as of `Tokenizer`.
         data: Arguments of `GenomeWindows`.
         model: Arguments of `HyenaDNAConfig`.
         trainer: lr, weight_decay, warmup_fraction, lr_min_ratio and arguments of `TrainerConfig`.
@@ -117,17 +131,9 @@ def pretrain(
     Returns: The best held-out bits per base, None where nothing was validated.
     Raises: UserError: files or settings are wrong. Interrupted: a signal came; the checkpoint is written.
     """
-    from lightning import seed_everything
-
-    seed_everything(seed, verbose=False)
-    windows = GenomeWindows(fasta=fasta, bed=bed, seed=seed, **data)
-    net = HyenaDNA.from_checkpoint(checkpoint) if checkpoint else HyenaDNA(HyenaDNAConfig(**model))
-    if windows.max_seqlen > net.config.l_max:
-        raise UserError(
-            f"data: windows of {windows.max_seqlen} bases are longer than model.l_max={net.config.l_max};"
-            " shorten them or set model.l_max"
-        )
-    schedule = {key: trainer.pop(key) for key in ("lr", "weight_decay", "warmup_fraction", "lr_min_ratio")}
+    target = result_path(out, run_folder / "model", folder=True)
+    schedule = {key: value for key, value in trainer.items() if key in SCHEDULE}
+    _check_schedule(**schedule)
     config = TrainerConfig(
         run_folder=run_folder,
         device=device,
@@ -136,15 +142,34 @@ def pretrain(
         resume=resume is not None,
         budget=budget,
         monitor="val/bits_per_base",
-        **trainer,
+        **{key: value for key, value in trainer.items() if key not in SCHEDULE},
     )
+    windows = GenomeWindows(fasta=fasta, bed=bed, policy=policy, seed=seed, **data)
+    seed_all(seed)
+    net = HyenaDNA(HyenaDNAConfig(**model)) if checkpoint is None else load_model(checkpoint).train()
+    if windows.max_seqlen > net.config.l_max:
+        raise UserError(
+            f"data: windows of {windows.max_seqlen:,} bases are longer than model.l_max={net.config.l_max:,};"
+            " shorten them or set model.l_max"
+        )
     module = Pretraining(net, max_steps=config.max_steps, **schedule)
-    run: RunFolder = fit(module, windows, config)
-    best = run.best_checkpoint()
-    if best is not None:
-        # Of all checkpoints the one with the lowest held-out bits, not the last one.
-        load_model(module, best / "model.safetensors")
-    target = save(net, Path(out) if out else run.path / "model").parent
-    bits = [line["val/bits_per_base"] for line in run.metrics() if line.get("val/bits_per_base") is not None]
-    print(f"{target}: {f'{min(bits):.4f} held-out bits per base' if bits else 'not validated'}")
-    return min(bits, default=None)
+    run = fit(module, windows, config)
+    # Of all checkpoints the one with the lowest held-out bits; the last one where nothing was held out.
+    chosen = run.best_checkpoint() or run.last_checkpoint()
+    bits = None
+    if chosen is not None:
+        module.load_state_dict(read_weights(chosen))
+        bits = read_about(chosen).value
+    save(net, target)
+    print(f"{target}: {'not validated' if bits is None else f'{bits:.4f} held-out bits per base'}")
+    return bits
+
+
+def _check_schedule(*, lr: float, weight_decay: float, warmup_fraction: float, lr_min_ratio: float) -> None:
+    if not 0 < lr < math.inf:
+        raise UserError(f"trainer.lr={lr}: a number above 0 is accepted, for example 6e-4")
+    if not 0 <= weight_decay < math.inf:
+        raise UserError(f"trainer.weight_decay={weight_decay}: 0 or a number above it is accepted, for example 0.1")
+    for name, share in (("warmup_fraction", warmup_fraction), ("lr_min_ratio", lr_min_ratio)):
+        if not 0 <= share <= 1:
+            raise UserError(f"trainer.{name}={share}: a share from 0 to 1 is accepted")
