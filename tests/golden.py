@@ -25,9 +25,7 @@ def folder() -> Path:
     given = os.environ.get("FARFIELD_GOLDEN")
     if given:
         if not Path(given).is_dir():
-            raise FileNotFoundError(
-                f"FARFIELD_GOLDEN={given} is no folder; unset it, or name the vectors' folder"
-            )
+            raise FileNotFoundError(f"FARFIELD_GOLDEN={given} is no folder; unset it, or name the vectors' folder")
         return Path(given)
     beside = ROOT.parent / "shared" / "golden"
     return beside if beside.is_dir() else SUBSET

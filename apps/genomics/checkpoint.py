@@ -114,9 +114,9 @@ def _understand(file: Path, weights: Weights, config: dict[str, Any]) -> tuple[d
     """What the file says of the model, under our names, and its tensors under the published names."""
     if "farfield" in weights.extra:
         try:
-            config = json.loads(weights.extra["farfield"])
-        except ValueError as e:
-            raise UserError(f"{file}: its metadata is not JSON ({e}); {AGAIN}") from e
+            config = dict(json.loads(weights.extra["farfield"]))
+        except (TypeError, ValueError) as e:
+            raise UserError(f"{file}: its metadata is no JSON object ({e}); {AGAIN}") from e
     if "format" in config:
         if config["format"] != FORMAT or not isinstance(config.get("model"), dict):
             raise UserError(f"{file}: format {config['format']!r} came, {FORMAT!r} is accepted; update farfield")

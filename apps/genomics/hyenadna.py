@@ -92,6 +92,9 @@ class HyenaDNAConfig:
         for name, accepted in (("filter_layout", LAYOUTS), ("pooling", POOLINGS)):
             if getattr(self, name) not in accepted:
                 raise UserError(f"model: {name}={getattr(self, name)!r}; accepted: {', '.join(map(repr, accepted))}")
+        for name in (f.name for f in dataclasses.fields(self) if f.type == "float"):
+            if not isinstance(getattr(self, name), int | float):
+                raise UserError(f"model: {name}={getattr(self, name)!r}; a number is accepted")
         for name in ("embed_dropout", "resid_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model: {name}={getattr(self, name)!r}; at least 0 and below 1 is accepted")
@@ -100,7 +103,6 @@ class HyenaDNAConfig:
     def padded_vocab(self) -> int:
         """Rows of the embedding and number of logits, V."""
         return math.ceil(self.vocab_size / self.pad_vocab_size_multiple) * self.pad_vocab_size_multiple
-
 
     @property
     def parameters(self) -> int:

@@ -420,3 +420,11 @@ def test_newer_own_format_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="update farfield"):
         HyenaDNA.from_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "{", '{"format": "farfield.hyenadna/1"}'])
+def test_damaged_metadata_is_named(text, tmp_path):
+    state = HyenaDNA(HyenaDNAConfig(d_model=8)).state_dict()
+    save_file({k: v.clone() for k, v in state.items()}, tmp_path / "x.safetensors", {"farfield": text})
+    with pytest.raises(UserError, match=r"x\.safetensors"):
+        HyenaDNA.from_checkpoint(tmp_path / "x.safetensors")

@@ -239,7 +239,18 @@ def test_regrid_refuses_positions_of_the_checkpoint():
         model.regrid(260)
 
 
-@pytest.mark.parametrize("changes", [{"emb_dim": 4}, {"order": 1}, {"d_model": 0}, {"pooling": "max"}, {"l_max": 1.5}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"emb_dim": 4},
+        {"order": 1},
+        {"d_model": 0},
+        {"pooling": "max"},
+        {"l_max": 1.5},
+        {"w": "x"},
+        {"embed_dropout": 1},
+    ],
+)
 def test_impossible_shape_is_refused(changes):
     with pytest.raises(UserError, match=next(iter(changes))):
         HyenaDNAConfig(**changes)
