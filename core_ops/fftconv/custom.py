@@ -16,7 +16,7 @@ def transpose(x: Tensor | None, blh: bool) -> Tensor | None:
     return x.transpose(1, 2) if blh and x is not None else x
 
 
-def allocate(u: Tensor, outputs: int, blh: bool) -> Tensor:
+def allocate(u: Tensor, outputs: int | torch.SymInt, blh: bool) -> Tensor:
     """The output, contiguous in the layout of u."""
     return u.new_empty((u.shape[0], outputs, u.shape[2]) if blh else (u.shape[0], u.shape[1], outputs))
 
@@ -54,21 +54,9 @@ def conv(
 
 
 @conv.register_fake
-def _(
-    u: Tensor,
-    k: Tensor,
-    pregate: Tensor | None,
-    postgate: Tensor | None,
-    skip: Tensor | None,
-    seq_idx: Tensor | None,
-    start: int,
-    outputs: int,
-    period: int,
-    flip: bool,
-    blh: bool,
-    double: bool,
-) -> Tensor:
-    return allocate(u, outputs, blh)
+def conv_fake(u: Tensor, *rest: Any) -> Tensor:
+    """The output's shape; sizes may be symbolic."""
+    return allocate(u, rest[6], rest[9])
 
 
 @torch.library.custom_op("farfield::fftconv_dk", mutates_args=())
@@ -101,20 +89,9 @@ def conv_dk(
 
 
 @conv_dk.register_fake
-def _(
-    dy: Tensor,
-    u: Tensor,
-    pregate: Tensor | None,
-    postgate: Tensor | None,
-    seq_idx: Tensor | None,
-    groups: int,
-    taps: int,
-    start: int,
-    period: int,
-    blh: bool,
-    double: bool,
-) -> Tensor:
-    return u.new_empty((groups, taps), dtype=torch.float64 if double else torch.float32)
+def conv_dk_fake(dy: Tensor, u: Tensor, *rest: Any) -> Tensor:
+    """The gradient's shape; sizes may be symbolic."""
+    return u.new_empty((rest[3], rest[4]), dtype=torch.float64 if rest[8] else torch.float32)
 
 
 def conv_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

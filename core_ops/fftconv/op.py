@@ -3,7 +3,7 @@
 Shapes: B batch, H channels, L samples, G groups of channels with one filter each, Lk taps.
 """
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,6 @@ from .custom import conv, transpose
 from .modes import Mode
 from .reference import fftconv_reference
 
-Impl = Literal["auto", "cpu", "torch", "reference"]
 Gate = Tensor | None
 
 
@@ -77,19 +76,20 @@ REGISTRY.register(Implementation("torch", run_torch, unavailable_fp16x))
 REGISTRY.register(Implementation("reference", run_reference, unavailable_fp16x, automatic=False))
 
 
+# x and y stand for h and l, or for l and h with layout="blh"; p and q for h and the outputs.
 def fftconv(
-    u: Float[Tensor, "b h l"] | Float[Tensor, "b l h"],
+    u: Float[Tensor, "b x y"],
     k: Float[Tensor, "g lk"],
     *,
     mode: Mode = "causal",
-    pregate: Float[Tensor, "b h l"] | Float[Tensor, "b l h"] | None = None,
-    postgate: Float[Tensor, "b h m"] | Float[Tensor, "b m h"] | None = None,
+    pregate: Float[Tensor, "b x y"] | None = None,
+    postgate: Float[Tensor, "b p q"] | None = None,
     skip: Float[Tensor, "h"] | None = None,
     seq_idx: Int[Tensor, "b l"] | None = None,
     precision: Precision = "auto",
     impl: str = "auto",
     layout: Layout = "bhl",
-) -> Float[Tensor, "b h m"] | Float[Tensor, "b m h"]:
+) -> Float[Tensor, "b p q"]:
     """Long convolution with gates, y = postgate * (conv(pregate * u, k) + skip * (pregate * u)).
 
     conv(v, k)[t] is, for v of L samples and k of Lk taps,

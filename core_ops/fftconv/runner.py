@@ -38,7 +38,8 @@ class Job:
             self.crew.each(lanes)(len(runs), lambda i, lane: work(runs[i], lane, serial(lane)))
             return
         # A whole row in each inner lane, or blocks of one row: no more lanes than the plan counted.
-        inner = self.crew.each([Lane() for _ in range(self.plan.lanes if batch * width > 1 < self.plan.lanes else self.crew.size)])
+        count = self.plan.lanes if batch * width > 1 < self.plan.lanes else self.crew.size
+        inner = self.crew.each([Lane() for _ in range(count)])
         serial(Lane())(len(runs), lambda i, lane: work(runs[i], lane, inner))
 
 

@@ -1,0 +1,83 @@
+"""fftconv against irfft(rfft(u, 2 L) K) of torch, side by side: `python -m benchmarks.bench_fftconv --out DIR`.
+
+Providers: farfield-auto transforms the filter in each call, farfield-cached is FFTConv with its kept spectrum;
+torch-rfft-cached multiplies by a spectrum made beforehand, torch-rfft transforms the filter too.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Bench, Row, main, measure_together, shape, speedup
+from farfield.core_ops import FFTConv, explain, fftconv
+
+MILLION = 1 << 20
+# (B, H, L, Lk)
+SHAPES: tuple[tuple[int, int, int, int], ...] = (
+    (1, 1, MILLION, MILLION),
+    (1, 8, MILLION, MILLION),
+    (1, 32, MILLION, MILLION),
+    *((1, h, MILLION, taps) for h in (1, 8) for taps in (1024, 2048, 4096, 8192)),
+    (1, 64, 1024, 1024),
+    (8, 64, 1024, 1024),
+    (8, 256, 256, 256),
+    (1, 16, 4096, 4096),
+    (8, 64, 4096, 4096),
+    (1, 4, 16384, 16384),
+    (8, 16, 16384, 16384),
+    (1, 2, 32768, 32768),
+    (2, 8, 32768, 32768),
+    (1, 1, 65536, 65536),
+    (2, 8, 65536, 65536),
+    (1, 1, 131072, 131072),
+    (2, 8, 131072, 131072),
+    (1, 8, 100003, 100003),
+    (1, 64, 1024, 3),
+    (1, 64, 1024, 128),
+    (1, 1, 65536, 512),
+)
+QUICK = ((1, 2, 4096, 4096), (1, 2, 4096, 64))
+
+
+def providers(u: Tensor, k: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """What is timed on one shape."""
+    length = u.shape[-1]
+    kept = torch.fft.rfft(k, n=2 * length)
+    layer = FFTConv(*k.shape, skip=False, device=u.device).eval()
+    with torch.no_grad():
+        layer.k.copy_(k)
+    return {
+        "farfield-auto": lambda: fftconv(u, k),
+        "farfield-cached": lambda: layer(u),
+        "torch-rfft-cached": lambda: torch.fft.irfft(torch.fft.rfft(u, n=2 * length) * kept, n=2 * length)[
+            ..., :length
+        ],
+        "torch-rfft": lambda: torch.fft.irfft(
+            torch.fft.rfft(u, n=2 * length) * torch.fft.rfft(k, n=2 * length), n=2 * length
+        )[..., :length],
+    }
+
+
+def cases(bench: Bench) -> Iterator[Row]:
+    """Time the causal forward at the shapes of the bars; rows `speedup` are ratios to torch-rfft-cached."""
+    for batch, channels, length, taps in QUICK if bench.quick else SHAPES:
+        torch.manual_seed(0)
+        u = torch.randn(batch, channels, length, device=bench.device)
+        k = torch.randn(channels, taps, device=bench.device) / taps**0.5
+        with torch.no_grad():
+            expected = fftconv(u.double(), k.double(), impl="torch")
+            times = measure_together(
+                providers(u, k), expected=expected, tolerance=2e-6, seconds=bench.seconds, min_rounds=7
+            )
+        sizes = shape(B=batch, H=channels, L=length, Lk=taps, plan=explain(u, k).plan, scaled=0)
+        moved = 4 * (2 * u.numel() + k.numel())
+        for provider, t in times.items():
+            yield bench.row("fftconv", provider, "fwd", sizes, "fp32", times=t, moved_bytes=moved)
+        for ours in ("farfield-auto", "farfield-cached"):
+            ratio = speedup(times, ours, "torch-rfft-cached")
+            yield bench.row("fftconv", ours, "fwd", sizes, "fp32", metric="speedup", value=ratio)
+
+
+if __name__ == "__main__":
+    main("fftconv", cases)
