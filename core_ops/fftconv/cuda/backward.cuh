@@ -4,13 +4,18 @@
 // blocks by the caller: dk (splits, H, Lk). A skip connection is a tap at lag 0 of the spectrum kf, its gradient is dskip = dk[0].
 // Options: those of onepass.cuh; PRE and POST say which gates there are.
 #include "plan.cuh"
-constexpr int COPIES = STAGED ? 3 + PRE + POST : 0;
+// STAGED = 2: three places in shared memory instead of five; both gates pass through one, and dy is waited for.
+constexpr int COPIES = STAGED == 2 ? 2 + (PRE || POST) : (STAGED ? 3 + PRE + POST : 0);
+constexpr bool LEAN = STAGED == 2;
 // SCRATCH = 1 (rows that leave no room on chip; one row a block): V and the sum over rows live in scratch (blocks, 2, N), read and
 // written by the thread that owns them only.
+// How many reads of the spectrum the compiler may gather: registers are full here.
+constexpr int FENCE = 2;
 constexpr int KEEP = SCRATCH ? 0 : RPG * N;
 
 extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
-    const io* dy_, const io* u_, const io* g1_, const io* g2_, io* du_, io* d1_, io* d2_, float* dk, float* dskip, const float4* kf, c2* scratch,
+    const io* dy_, const io* u_, const io* g1_, const io* g2_, io* du_, io* d1_, io* d2_, float* dk, float* dskip,
+    const float4* kf, c2* scratch,
     i64 dy_sb, i64 dy_sh, i64 u_sb, i64 u_sh, i64 g1_sb, i64 g1_sh, i64 g2_sb, i64 g2_sh, i64 du_sb, i64 du_sh, i64 d1_sb, i64 d1_sh,
     i64 d2_sb, i64 d2_sh, int B, int H, int L, int Lk, int splits) {
   SHARED(table);
@@ -26,7 +31,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
   if constexpr (SCRATCH) kept = scratch + (i64)blockIdx.x * 2 * N + tid;
   constexpr int STEP = Slot::BYTES / (int)sizeof(io);
   io* slots = (io*)((c2*)memory + GROUPS * (RPG * Fft::SIZE + KEEP)) + group * COPIES * STEP;
-  io *su = slots, *sy = slots + STEP, *sy_next = slots + 2 * STEP, *s1 = slots + 3 * STEP, *s2 = slots + (COPIES - 1) * STEP;
+  io *su = slots, *sy = slots + STEP, *sy_next = LEAN ? sy : slots + 2 * STEP;
+  io *s1 = slots + (LEAN ? 2 : 3) * STEP, *s2 = slots + (COPIES - 1) * STEP;
   auto sync = [&] { group_sync<GROUP, THREADS>(group); };
 
   if constexpr (STAGED) {
@@ -34,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
     if constexpr (POST) Slot::fetch(s2, g2, b, end, h, L, tid);
     copy_commit();
     Slot::fetch(su, u, b, end, h, L, tid);
-    if constexpr (PRE) Slot::fetch(s1, g1, b, end, h, L, tid);
+    if constexpr (PRE && !LEAN) Slot::fetch(s1, g1, b, end, h, L, tid);
     copy_commit();
   }
   Fft fft;
@@ -60,17 +66,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
     fft.forward(v, [&] {
       sync();
       if constexpr (STAGED) {
-        Slot::fetch(sy_next, dy, next, end, h, L, tid);
-        if constexpr (POST) Slot::fetch(s2, g2, next, end, h, L, tid);
+        if constexpr (!LEAN) Slot::fetch(sy_next, dy, next, end, h, L, tid);
+        if constexpr (POST && !LEAN) Slot::fetch(s2, g2, next, end, h, L, tid);
+        if constexpr (PRE && LEAN) Slot::fetch(s1, g1, b, end, h, L, tid);
         copy_commit();
       }
     });
-    with_spectrum(ks, [&](auto j, c2 p) {
+    with_spectrum<FENCE>(ks, [&](auto j, c2 p) {
       kept[decltype(j)::v * T] = v[decltype(j)::v];
       v[decltype(j)::v] = cmul_conj(v[decltype(j)::v], p);
     });
     fft.inverse(v, [&] {
-      if constexpr (STAGED) copy_wait<1>();
+      if constexpr (STAGED) copy_wait<LEAN ? 0 : 1>();
       sync();
     });
     each<E>([&](auto j) {
@@ -91,13 +98,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
       Slot::fetch(su, u, next, end, h, L, tid);
       if constexpr (PRE) {
         Slot::flush(s1, d1, b, end, h, L, tid);
-        Slot::fetch(s1, g1, next, end, h, L, tid);
+        if constexpr (!LEAN) Slot::fetch(s1, g1, next, end, h, L, tid);
       }
+      if constexpr (POST && LEAN) Slot::fetch(s2, g2, next, end, h, L, tid);
       copy_commit();
     }
     fft.forward(v, sync);
-    with_spectrum(ks, [&](auto j, c2 p) {
-      c2 a = kept[decltype(j)::v * T], w = v[decltype(j)::v], &s = SCRATCH ? kept[N + decltype(j)::v * T] : sum[SCRATCH ? 0 : decltype(j)::v];
+    with_spectrum<FENCE>(ks, [&](auto j, c2 p) {
+      c2 a = kept[decltype(j)::v * T], w = v[decltype(j)::v];
+      c2& s = SCRATCH ? kept[N + decltype(j)::v * T] : sum[SCRATCH ? 0 : decltype(j)::v];
       s.x = fmaf(a.x, w.x, fmaf(a.y, w.y, s.x));
       s.y = fmaf(a.y, w.x, fmaf(-a.x, w.y, s.y));
       v[decltype(j)::v] = cmul(w, p);
@@ -115,6 +124,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
     sync();
     if constexpr (STAGED) {
       if constexpr (POST) Slot::flush(sy, d2, b, end, h, L, tid);
+      if constexpr (LEAN) {
+        Slot::fetch(sy, dy, next, end, h, L, tid);
+        copy_commit();
+        copy_wait<0>();
+        sync();
+      }
       io* swap = sy;
       sy = sy_next;
       sy_next = swap;

@@ -8,6 +8,7 @@
 #define FI __device__ __forceinline__
 #define CX __host__ __device__ constexpr
 #define NAMED_BARRIER(id, threads) asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(threads) : "memory")
+#define FENCE_READS() asm volatile("" ::: "memory")
 // Keeps the compiler from hoisting what it could derive from w out of the batch loop: registers are scarcer than FMAs.
 #define PIN(w) asm volatile("" : "+f"(w.x), "+f"(w.y))
 #endif

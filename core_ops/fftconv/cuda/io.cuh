@@ -17,11 +17,16 @@ typedef float io;
 FI float load(io x) { return x; }
 FI io store(float x) { return x; }
 #endif
+#if IO != 1
+#include <cuda_fp16.h>
+#endif
+FI c2 unpack(unsigned x) { return __half22float2(*(const __half2*)&x); }
+FI unsigned pack(c2 x) { __half2 h = __float22half2_rn(x); return *(unsigned*)&h; }
 #define SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 // 16 bytes, of which the first `bytes` are read and the rest are zero.
 FI void copy16(void* to, const void* from, int bytes) {
   unsigned a = (unsigned)__cvta_generic_to_shared(to);
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(a), "l"(from), "r"(bytes) : "memory");
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(a), "l"(from), "r"(bytes) : "memory");
 }
 FI void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int LEFT> FI void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
@@ -37,7 +42,8 @@ template <class X> struct Tensor3 {
 
 // ROWS rows of N elements in shared memory, moved by GROUP threads; a thread always moves the same chunks.
 template <int N, int ROWS, int GROUP> struct Stage {
-  static constexpr int CHUNKS = N * (int)sizeof(io) / 16, EACH = 16 / (int)sizeof(io), STRIDE = N + (ROWS > 1 ? EACH : 0), BYTES = ROWS * STRIDE * (int)sizeof(io);
+  static constexpr int CHUNKS = N * (int)sizeof(io) / 16, EACH = 16 / (int)sizeof(io);
+  static constexpr int STRIDE = N + (ROWS > 1 ? EACH : 0), BYTES = ROWS * STRIDE * (int)sizeof(io);
   static FI void fetch(io* s, Tensor3<const io> x, int b, int end, int h, int L, int tid) {
     for (int i = tid; i < ROWS * CHUNKS; i += GROUP) {
       int r = ROWS == 1 ? 0 : i / CHUNKS, c = ROWS == 1 ? i : i % CHUNKS, left = (L - c * EACH) * (int)sizeof(io);

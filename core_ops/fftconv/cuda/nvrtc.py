@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -95,16 +96,28 @@ def stream_at(handle: int) -> Any:
     return Stream.from_handle(handle)
 
 
+bound = threading.local()
+
+
+def bind(index: int) -> None:
+    """Make a device's context current in this thread: autograd's threads come without one."""
+    from cuda.core import Device
+
+    if getattr(bound, "index", None) is None:
+        Device(index).set_current()
+        bound.index = index
+
+
 class Module:
     """The kernels of one source with one set of options on one device."""
 
     def __init__(self, source: str, options: Mapping[str, int], device: torch.device) -> None:
-        from cuda.core import Device, ObjectCode
+        from cuda.core import ObjectCode
 
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         with torch.cuda.device(device):
             torch.cuda.current_stream(device)
-            Device(device.index).set_current()
+            bind(device.index)
             major, minor = torch.cuda.get_device_capability(device)
             arch = f"sm_{major}{minor}" + ("a" if major == 9 else "")
             self.code = ObjectCode.from_cubin(cubin(source, options, arch))
@@ -131,6 +144,7 @@ class Module:
         """Launch on torch's current stream; tensors go as addresses, ints as 64-bit, numpy scalars as they are."""
         from cuda.core import LaunchConfig, launch
 
+        bind(self.device.index)
         kernel = self.kernel(name, shared)
         config = LaunchConfig(grid=grid, block=block, shmem_size=shared)
         launch(stream_at(torch.cuda.current_stream(self.device).cuda_stream), config, kernel, *arguments)

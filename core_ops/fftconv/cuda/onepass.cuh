@@ -1,25 +1,10 @@
 // y = postgate * (causal or circular conv(pregate * u, k) + skip * pregate * u), one launch, fp32 inside, a row on one chip.
 // A block owns channel h and walks over rows of the batch; GROUPS groups of threads each hold RPG rows at a time.
-// Options: RADIX1 RADIX2 RADIX3 (N, their product, >= L), PADDED (0 or 1, see Row), SHIFT in quarters (1: causal; 0: circular with L = N), IO, PRE, POST,
-// STAGED (rows pass through shared memory in 16-byte pieces, the next row is fetched while this one is transformed; needs rows
-// aligned to 16 bytes), KF (spectrum: 0 made here, in registers; 1 made here, in shared memory; 2 read from kf), GROUPS, MINB.
+// Options: RADIX1 RADIX2 RADIX3 (N, their product, >= L), PADDED (0 or 1, see Row), SHIFT in quarters (1: causal; 0: circular with
+// L = N), IO, PRE, POST, STAGED (rows pass through shared memory in 16-byte pieces, the next row is fetched while this one is
+// transformed; needs rows aligned to 16 bytes), KF (spectrum: 0 made here, in registers; 1 made here, in shared memory; 2 read from kf,
+// which spectrum.cuh made), GROUPS, MINB.
 #include "plan.cuh"
-
-// kf[h][pair][t]: the scaled spectrum in the order in which thread t of the transform holds it.
-extern "C" __global__ void __launch_bounds__(GROUP) spectrum(
-    float4* kf, const float* k, i64 k_sh, const float* skip, int H, int Lk, int per_group) {
-  SHARED(memory);
-  Fft fft;
-  c2 v[E];
-  int tid = threadIdx.x, h = blockIdx.x * RPG + tid / T, hh = h < H ? h : 0;
-  fft.init(tid % T, (c2*)(memory + Fft::TABLE) + tid / T * Fft::SIZE, (float4*)memory, tid, GROUP);
-  filter_row(v, k + hh / per_group * k_sh, skip ? skip[hh] : 0.f, Lk, fft.t);
-  fft.forward(v, [] { group_sync<GROUP, GROUP>(0); });
-  if (h < H) each<E / 2>([&](auto j) {
-    constexpr int J = decltype(j)::v;
-    kf[((i64)h * (E / 2) + J) * T + fft.t] = make_float4(v[2 * J].x, v[2 * J].y, v[2 * J + 1].x, v[2 * J + 1].y);
-  });
-}
 
 extern "C" __global__ void __launch_bounds__(THREADS, MINB) forward(
     const io* u_, const io* g1_, const io* g2_, io* y_, const float* k, const float4* kf, const float* skip, i64 u_sb, i64 u_sh,
@@ -99,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) forward(
 #elif KF == 1
     each<E>([&](auto j) { v[decltype(j)::v] = cmul(v[decltype(j)::v], ks[decltype(j)::v * T + t]); });
 #else
-    with_spectrum(ks, [&](auto j, c2 p) { v[decltype(j)::v] = cmul(v[decltype(j)::v], p); });
+    with_spectrum<0>(ks, [&](auto j, c2 p) { v[decltype(j)::v] = cmul(v[decltype(j)::v], p); });
 #endif
     const io* p2 = POST ? g2.row(row, h) : 0;
     io* py = y.row(row, h);

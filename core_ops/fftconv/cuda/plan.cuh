@@ -14,11 +14,13 @@ FI void filter_row(c2* v, const float* k, float skip, int Lk, int t) {
     v[decltype(j)::v].x = ((n < Lk ? k[n] : 0.f) + (n == 0 ? skip : 0.f)) * (1.f / N);
   });
 }
-// f(j, spectrum of this thread at j), read from ks = kf[h] + t.
-template <class F> FI void with_spectrum(const float4* ks, F f) {
+// f(j, spectrum of this thread at j), read from ks = kf[h] + t, EVERY pairs at a time (0: all).
+template <int EVERY, class F> FI void with_spectrum(const float4* ks, F f) {
   each<E / 2>([&](auto j) {
-    float4 p = __ldg(ks + decltype(j)::v * T);
-    f(Int<2 * decltype(j)::v>{}, make_float2(p.x, p.y));
-    f(Int<2 * decltype(j)::v + 1>{}, make_float2(p.z, p.w));
+    constexpr int J = decltype(j)::v;
+    float4 p = EVERY ? ks[J * T] : __ldg(ks + J * T);
+    f(Int<2 * J>{}, make_float2(p.x, p.y));
+    f(Int<2 * J + 1>{}, make_float2(p.z, p.w));
+    if constexpr (EVERY > 0) if constexpr (J % EVERY == EVERY - 1) FENCE_READS();
   });
 }

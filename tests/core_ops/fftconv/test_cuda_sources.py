@@ -1,0 +1,57 @@
+"""Every CUDA source compiles for every architecture that is promised; skipped without nvcc."""
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from farfield.core_ops.fftconv.cuda import plan
+
+ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
+SOURCES = Path(plan.__file__).parent
+H100 = plan.Device(232448, 233472, 132)
+ADA = plan.Device(101376, 102400, 128)
+
+
+def cases():
+    """(source, options): one plan of each kernel."""
+    row, back = plan.FORWARD[4096, 2][0], plan.BACKWARD[2048][0]
+    yield "onepass.cuh", row.options(2, True, True)
+    yield "spectrum.cuh", row.spectrum_options()
+    yield "backward.cuh", {**back.options(1, True, True), "SCRATCH": 0}
+    yield "threepass.cuh", plan.LONG[65536][0].options(2, True, True, True, False, H100)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed: CUDA sources were NOT compiled")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_source_compiles(architecture, tmp_path):
+    for source, options in cases():
+        macros = [f"-D{name}={value}" for name, value in options.items()]
+        command = ["nvcc", "-std=c++17", f"-arch=sm_{architecture}", "-cubin", "-x", "cu", *macros]
+        done = subprocess.run(
+            [*command, "-o", tmp_path / "out.cubin", SOURCES / source], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("device", [H100, ADA], ids=["h100", "ada"])
+@pytest.mark.parametrize("item", [2, 4])
+def test_every_length_has_a_plan_that_fits(device, item):
+    for size in (1 << m for m in range(7, 23)):
+        row = plan.first_fitting(
+            plan.FORWARD.get((size, item), ()), device, True, lambda p: p.forward_bytes(item, True)
+        )
+        long = plan.long_fitting(size, item, device, True, True, True)
+        assert row is None or row.blocks * (row.forward_bytes(item, True) + plan.RESERVED) <= device.sm_bytes
+        if device is H100:
+            assert row is not None or long is not None, size
+
+
+def test_a_plan_takes_fewer_blocks_where_shared_memory_is_short():
+    row = plan.FORWARD[4096, 2][0]
+    fitted = plan.first_fitting((row,), ADA, True, lambda p: p.forward_bytes(2, True))
+    assert fitted == replace(row, blocks=1)
+    assert plan.first_fitting((row,), ADA, False, lambda p: p.forward_bytes(2, True)) is None
