@@ -1,0 +1,49 @@
+"""The CUDA sources run on host threads, one a CUDA thread: index flow, barriers and arithmetic without a GPU."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from farfield.core_ops.fftconv.cuda import plan
+
+SOURCES = Path(plan.__file__).parent
+HERE = Path(__file__).parent / "emulation"
+H100 = plan.Device(232448, 233472, 132)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed: CUDA sources were NOT emulated"),
+]
+
+
+def errors(program, options, folder, *sizes):
+    """Compile one program with macros and run it."""
+    macros = [f"-D{name}={value}" for name, value in options.items()]
+    command = ["g++", "-std=c++20", "-O1", "-w", "-pthread", f"-I{SOURCES}", f"-I{HERE}", *macros]
+    subprocess.run([*command, "-o", folder / "run", HERE / program], check=True)
+    done = subprocess.run([folder / "run", *map(str, sizes)], capture_output=True, text=True, check=True)
+    return [float(word) for word in done.stdout.split()]
+
+
+@pytest.mark.parametrize(
+    ("row", "length", "taps"),
+    [
+        (plan.RowPlan((16, 1, 8), groups=2, spectrum=0), 128, 128),
+        (plan.RowPlan((16, 1, 16), spectrum=1, staged=0), 201, 100),
+        (plan.RowPlan((16, 4, 16), spectrum=2, padded=0), 1000, 1001),
+        (plan.RowPlan((16, 4, 16), spectrum=0, staged=2, scratch=1), 1024, 700),
+    ],
+)
+def test_one_launch_rows_are_exact(row, length, taps, tmp_path):
+    options = {**row.options(0, True, True), "SCRATCH": row.scratch}
+    found = errors("rows.cpp", options, tmp_path, 5, 2, length, taps)
+    assert len(found) == 6
+    assert max(found) < 6e-7
+
+
+@pytest.mark.parametrize(("item", "bound"), [(4, 5e-7), (2, 5e-4)])
+def test_three_passes_are_exact(item, bound, tmp_path):
+    long = plan.LongPlan((16, 4), plan.ROWS[128])
+    options = long.options(0, True, True, item == 4, item == 4, H100)
+    assert errors("threepass.cpp", options, tmp_path, 2, 2, 7996)[0] < bound
