@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d
 
-# Elements of a tile for each CPU thread: half a MB of u and of y in fp32, within a core's second-level cache.
+from ..fftconv.crew import Crew, Lane, serial
+
+# Elements of a tile: half a MB of u and of y in fp32, within a core's second-level cache.
 TILE = 2**17
 # On a GPU a tile only bounds the scratch of 16-bit inputs.
 GPU_TILE = 2**26
@@ -43,19 +45,12 @@ def allocate(u: Tensor) -> Tensor:
 def tile_shape(u: Tensor, blh: bool) -> tuple[int, int, int]:
     """Batches, channels and steps of a tile: whole rows of the inner dimension as far as they fit."""
     b, h, length = u.shape
-    size = GPU_TILE if u.is_cuda else TILE * torch.get_num_threads()
+    size = GPU_TILE if u.is_cuda else TILE
     if blh:
         channels, steps = h, min(length, max(1, size // h))
     else:
         channels, steps = min(h, max(1, size // length)), min(length, size)
     return (min(b, max(1, size // (h * length))) if (channels, steps) == (h, length) else 1), channels, steps
-
-
-def split(x: Tensor, sizes: tuple[int, int, int]) -> list[tuple[Tensor, ...]]:
-    """Tiles of x: one list entry for each block of batches and channels, holding its tiles along time."""
-    # unsafe_split differs from split in autograd only, which ends above.
-    blocks = [r for p in x.unsafe_split(sizes[0], 0) for r in p.unsafe_split(sizes[1], 1)]
-    return [block.unsafe_split(sizes[2], 2) for block in blocks]
 
 
 def convolve(
@@ -68,22 +63,57 @@ def convolve(
         reach: How many earlier positions share the later position's sequence, or None for all.
         y: Output, in u's dtype. reverse: Whether time runs backwards. blh: Whether channels are innermost in memory.
     """
-    if u.dtype == w.dtype:
-        accumulate(u, w, bias, reach, y, reverse=reverse, blh=blh)
-        return
-    # 16-bit inputs are accumulated in fp32, tile by tile with the inputs that its edge needs.
     length, halo = u.shape[-1], min(w.shape[-1], u.shape[-1]) - 1
     batches, channels, steps = tile_shape(u, blh)
-    for i in range(0, u.shape[0], batches):
-        for j in range(0, u.shape[1], channels):
-            for t in range(0, length, steps):
-                b, h, end = slice(i, i + batches), slice(j, j + channels), min(length, t + steps)
-                first, last = (t, min(length, end + halo)) if reverse else (max(0, t - halo), end)
-                v = u[b, h, first:last].to(w.dtype)
-                acc = torch.empty_like(v)
-                near = None if reach is None else reach[b, first:last]
-                accumulate(v, w[h], None if bias is None else bias[h], near, acc, reverse=reverse, blh=blh)
-                y[b, h, t:end] = acc[..., t - first : end - first]
+    lags = w.t().flip(0)[: halo + 1].contiguous()[..., None]
+    tiles = [
+        (slice(i, i + batches), slice(j, j + channels), t)
+        for i in range(0, u.shape[0], batches)
+        for j in range(0, u.shape[1], channels)
+        for t in range(0, length, steps)
+    ]
+
+    def one(i: int, lane: Lane) -> None:
+        b, h, t = tiles[i]
+        end = min(length, t + steps)
+        first, last = (t, min(length, end + halo)) if reverse else (max(0, t - halo), end)
+        v, out = u[b, h, first:last], y[b, h, t:end]
+        # 16-bit inputs are accumulated in fp32.
+        acc = out if u.dtype == w.dtype else torch.empty_like(out, dtype=w.dtype)
+        near = None if reach is None else reach[b, first:last]
+        accumulate(v.to(w.dtype), t - first, lags[:, h], None if bias is None else bias[h, None], near, acc, reverse)
+        if acc is not out:
+            out.copy_(acc)
+
+    if u.is_cuda or len(tiles) == 1:
+        serial(Lane())(len(tiles), one)
+        return
+    crew = Crew.of_caller()
+    crew.each([Lane() for _ in range(crew.size)])(len(tiles), one)
+
+
+def accumulate(
+    v: Tensor, at: int, lags: Tensor, bias: Tensor | None, near: Tensor | None, acc: Tensor, reverse: bool
+) -> None:
+    """acc[t] = bias + sum_s lags[s] v[at + t - s], or v[at + t + s] when reverse; what v does not hold is zero.
+
+    Args:
+        v, acc: (b, h, n + halo) and (b, h, n). lags: (K, h, 1). bias: (h, 1). near: reach of v's positions.
+    """
+    torch.mul(v[..., at : at + acc.shape[-1]], lags[0], out=acc)
+    if bias is not None:
+        acc.add_(bias)
+    for s in range(1, len(lags)):
+        # Positions of acc whose term v holds.
+        lo, hi = (0, min(acc.shape[-1], v.shape[-1] - at - s)) if reverse else (max(0, s - at), acc.shape[-1])
+        if lo >= hi:
+            continue
+        shift = s if reverse else -s
+        term = v[..., at + lo + shift : at + hi + shift]
+        if near is not None:
+            later = max(shift, 0)
+            term = torch.where((near[:, at + lo + later : at + hi + later] >= s)[:, None], term, 0)
+        acc[..., lo:hi].addcmul_(term, lags[s])
 
 
 def takes_conv1d(u: Tensor, w: Tensor, bias: Tensor | None, reach: Tensor | None, blh: bool) -> bool:
@@ -115,37 +145,6 @@ def convolve_onednn(u: Tensor, w: Tensor, bias: Tensor | None, *, reverse: bool)
     halo = w.shape[-1] - 1
     full = conv1d(u, (w.flip(1) if reverse else w)[:, None], bias, padding=halo, groups=w.shape[0])
     return full[..., halo:] if reverse else full[..., : u.shape[-1]]
-
-
-def accumulate(
-    u: Tensor, w: Tensor, bias: Tensor | None, reach: Tensor | None, y: Tensor, *, reverse: bool, blh: bool
-) -> None:
-    """`convolve` where one dtype holds input, taps and output."""
-    length = u.shape[-1]
-    taps = min(w.shape[-1], length)
-    sizes = tile_shape(u, blh)
-    batch_blocks = -(-u.shape[0] // sizes[0])
-    lags = [lag.unsafe_split(sizes[1]) for lag in w.t().flip(0)[:taps].contiguous()[..., None].unbind()]
-    biases = None if bias is None else bias[:, None].unsafe_split(sizes[1])
-    early = [split(u[..., s:] if reverse else u[..., : length - s], sizes) for s in range(taps)]
-    late = [split(y[..., : length - s] if reverse else y[..., s:], sizes) for s in range(taps)]
-    for row in range(len(early[0])):
-        batch, channel = divmod(row, len(early[0]) // batch_blocks)
-        # Tiles of a later lag begin later: going backwards, the tile that one reaches into is already written.
-        for j in reversed(range(len(early[0][row]))):
-            y0 = late[0][row][j]
-            torch.mul(early[0][row][j], lags[0][channel], out=y0)
-            if biases is not None:
-                y0.add_(biases[channel])
-            for s in range(1, taps):
-                if j >= len(early[s][row]):
-                    continue
-                term = early[s][row][j]
-                if reach is not None:
-                    t, b = s + j * sizes[2], batch * sizes[0]
-                    together = reach[b : b + sizes[0], t : t + term.shape[-1]] >= s
-                    term = torch.where(together[:, None], term, 0)
-                late[s][row][j].addcmul_(term, lags[s][channel])
 
 
 def correlate(dy: Tensor, u: Tensor, reach: Tensor | None, dw: Tensor, *, blh: bool) -> None:
