@@ -21,7 +21,8 @@ def run_blocks(job: Job, sink: Sink, k: Filter) -> None:
 
     def work(runs: list[Rows], lane: Lane, each: Each) -> None:
         g0, g1 = runs[0].g0, runs[0].g1
-        spectra = k.spectrum(job, g0, g1, lambda taps: torch.fft.rfft(taps, n=size).div_(size))
+        # One row is one core's work: a team of threads would only wait for each other.
+        spectra = k.spectrum(job, g0, g1, lambda taps: job.crew.alone(lambda: torch.fft.rfft(taps, n=size).div_(size)))
         most = max(1, -(-VECTOR // len_of(runs)), CHUNK // (size * len_of(runs)))
         tiles = [(rows, f) for rows in runs for f in range(0, frames, most)]
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+NAME = "farfield-crew"
 Work = Callable[[int, "Lane"], None]
 Each = Callable[[int, Work], None]
 
@@ -42,7 +43,7 @@ class Crew:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.pool = ThreadPoolExecutor(size, thread_name_prefix="farfield") if size > 1 else None
+        self.pool = ThreadPoolExecutor(size, thread_name_prefix=NAME) if size > 1 else None
         if self.pool is None:
             return
         gate = threading.Barrier(size)
@@ -67,6 +68,17 @@ class Crew:
                     cls.made.pool.shutdown(wait=False)
                 cls.made = cls(size)
             return cls.made
+
+    def alone(self, make: Callable[[], Tensor]) -> Tensor:
+        """make() on one core: in a thread of the crew, or at once where this is one already."""
+        if self.pool is None or threading.current_thread().name.startswith(NAME):
+            return make()
+
+        def one() -> Tensor:
+            with torch.inference_mode():
+                return make()
+
+        return self.pool.submit(one).result()
 
     def each(self, lanes: list[Lane]) -> Each:
         """A function that runs work(i, lane) for i < count on all threads, each with its own lane."""

@@ -31,9 +31,11 @@ def run_right_angle(job: Job, sink: Sink, k: Filter) -> None:
 
         def transformed(taps: Tensor) -> Tensor:
             folds = 1 if problem.taps <= size else 2
-            x = lane.empty("x", (folds * size,), job.dtype)
-            x[: problem.taps] = taps[0]
-            x[problem.taps :] = 0
+            x = taps[0]
+            if problem.taps != size or not x.is_contiguous():
+                x = lane.empty("x", (folds * size,), job.dtype)
+                x[: problem.taps] = taps[0]
+                x[problem.taps :] = 0
             spectrum = lane.empty("spectrum", shape, COMPLEX[job.dtype])
 
             def keep(i: int, z: Tensor) -> None:
@@ -45,17 +47,19 @@ def run_right_angle(job: Job, sink: Sink, k: Filter) -> None:
         spectrum = k.spectrum(job, runs[0].g0, runs[0].g1, transformed)
 
         def one(rows: Rows, lane: Lane, each: Each) -> None:
+            back = transform.returning(lane)
+
             def middle(i: int, z: Tensor) -> None:
-                transform.untwist(i, z.mul_(spectrum[i * BLOCK : (i + 1) * BLOCK]), lane)
+                transform.untwist(i, z.mul_(spectrum[i * BLOCK : (i + 1) * BLOCK]), back)
 
             x = staged(job, job.source, problem, transform, rows, lane)
             transform.forward(x, lane, each, middle)
             low = sink.whole(rows, problem, size, job.dtype)
             if low is not None:
-                transform.inverse(lane, each, low.view(shape), None)
+                transform.inverse(back, each, low.view(shape), None)
                 return
             y = lane.empty("y", (2, *shape) if ends > size else (1, *shape), job.dtype)
-            transform.inverse(lane, each, y[0] if problem.start < size else None, y[1] if ends > size else None)
+            transform.inverse(back, each, y[0] if problem.start < size else None, y[1] if ends > size else None)
             value = y.view(1, 1, 1, -1)[..., problem.start : ends]
             sink.store(value, rows, problem, 0, x.reshape(1, 1, 1, -1), 0)
 
@@ -88,9 +92,10 @@ def run_right_angle_dk(job: Job, dy: Source, outputs: Problem, dk: Tensor) -> No
         for rows in runs:
             transform.forward(staged(job, dy, outputs, transform, rows, lane), lane, each, keep)
             transform.forward(staged(job, job.source, problem, transform, rows, lane), lane, each, add)
-        each(shape[0] // BLOCK, lambda i, worker: transform.untwist(i, total[i * BLOCK : (i + 1) * BLOCK], lane))
+        back = transform.returning(lane)
+        each(shape[0] // BLOCK, lambda i, worker: transform.untwist(i, total[i * BLOCK : (i + 1) * BLOCK], back))
         y = lane.empty("x", (2, *shape), job.dtype)
-        transform.inverse(lane, each, y[0], y[1])
+        transform.inverse(back, each, y[0], y[1])
         g = runs[0].g0
         lags(dk[g], y[0].view(-1), y[1].view(-1), problem.start, -1)
 

@@ -14,7 +14,7 @@ HEADS: tuple[int, ...] = (8, 9, 10, 12, 14, 15)
 TAPS_MOST = 8
 # Overlap-save where the filter is at most this part of the outputs; its FFT size by taps, the first that holds.
 BLOCKS_PART = 4
-BLOCK_SIZES: tuple[tuple[int, int], ...] = ((64, 1024), (256, 2048), (1024, 8192), (4096, 16384), (16384, 65536))
+BLOCK_SIZES: tuple[tuple[int, int], ...] = ((256, 1024), (1024, 4096), (2048, 16384), (12288, 32768), (16384, 65536))
 # A right-angle transform of one row is shared among threads from this size on.
 SHARE_LEAST = 1 << 17
 # Rows that one FFT call computes side by side in vector registers; fewer cost as much.

@@ -78,17 +78,18 @@ class RightAngle:
         each(n2 // BLOCK, columns)
         each(blocks, lambda i, worker: take(i, torch.fft.fft(turned[i], dim=0).T))
 
-    def untwist(self, i: int, spectrum: Tensor, lane: Lane) -> None:
-        """Begin the inverse: rows [i BLOCK, (i + 1) BLOCK) of a spectrum, (BLOCK, N2), back to (k1, n2)."""
+    def returning(self, lane: Lane) -> Tensor:
+        """The buffer between the two halves of the inverse: made before workers share it."""
+        return self.between(lane, "back", self.n2 // BLOCK, self.n1)
+
+    def untwist(self, i: int, spectrum: Tensor, back: Tensor) -> None:
+        """Begin the inverse: rows [i BLOCK, (i + 1) BLOCK) of a spectrum, (BLOCK, N2), to (k1, n2) in `back`."""
         blocks, at = self.n2 // BLOCK, slice(i * BLOCK, (i + 1) * BLOCK)
-        back = self.between(lane, "back", blocks, self.n1)
         rows = torch.fft.ifft(spectrum, dim=1, norm="forward").view(BLOCK, blocks, BLOCK)
         torch.mul(rows, self.untwiddle[at].view(BLOCK, blocks, BLOCK), out=back[:, at].transpose(0, 1))
 
-    def inverse(self, lane: Lane, each: Each, low: Tensor | None, high: Tensor | None) -> None:
+    def inverse(self, back: Tensor, each: Each, low: Tensor | None, high: Tensor | None) -> None:
         """Finish the inverse: y[0:N] to low, y[N:2N] to high, each (N1, N2) real or None."""
-        blocks = self.n2 // BLOCK
-        back = self.between(lane, "back", blocks, self.n1)
 
         def columns(j: int, worker: Lane) -> None:
             at = slice(j * BLOCK, (j + 1) * BLOCK)
@@ -98,7 +99,7 @@ class RightAngle:
             if high is not None:
                 high[:, at] = z.imag.T
 
-        each(blocks, columns)
+        each(self.n2 // BLOCK, columns)
 
 
 def split(size: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from farfield.core_ops import DtypeError, KernelUnavailable, ShapeError, explain, fftconv
-from farfield.core_ops.fftconv import cpu, plans, set_scratch_bytes
+from farfield.core_ops.fftconv import cpu, crew, plans, set_scratch_bytes
 from farfield.core_ops.fftconv.call import check
 from farfield.core_ops.fftconv.custom import conv, conv_dk
 from farfield.core_ops.fftconv.op import REGISTRY
@@ -200,6 +201,25 @@ def test_any_number_of_threads_gives_the_same(threads: int, near: Near) -> None:
     finally:
         torch.set_num_threads(before)
     near(y, fftconv(u.double(), k.double(), impl="torch"), 1e-6)
+
+
+def test_slow_allocation_loses_no_block(monkeypatch: pytest.MonkeyPatch, near: Near) -> None:
+    """Workers that first ask for a shared buffer at the same time must not each get their own."""
+    allocate = torch.empty
+
+    def slow(*args: Any, **kwargs: Any) -> Tensor:
+        y = allocate(*args, **kwargs)
+        time.sleep(0.005)
+        return y
+
+    u, k = torch.randn(1, 1, 1 << 18), torch.randn(1, 1 << 18, requires_grad=True)
+    expected = fftconv(u.double(), k.double(), impl="torch")
+    exact = torch.autograd.grad(expected, k, u.double())[0]
+    monkeypatch.setattr(crew.torch, "empty", slow)
+    for _ in range(3):
+        y = fftconv(u, k)
+        near(y, expected, 1e-6)
+        near(torch.autograd.grad(y, k, u)[0], exact, 2e-6)
 
 
 def test_explain_names_the_plan() -> None:
