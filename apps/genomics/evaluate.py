@@ -52,7 +52,7 @@ def evaluate(
     if not isinstance(orders, list):
         raise UserError(f"orders={orders}: a list is accepted, for example orders=[3,8,11]")
     for order in orders:
-        check_count("orders: an order", order, 0, MAX_ORDER)
+        check_count("orders: order", order, 0, MAX_ORDER)
     target = result_path(out, run_folder / "evaluation.json")
     model = load_model(checkpoint, device)
     if seqlen is not None:

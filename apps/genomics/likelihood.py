@@ -6,12 +6,14 @@ import hashlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +69,7 @@ class Passes:
         least = max((_need(model.config, *shape).total(1) for shape in shapes), default=0)
         if self.limit is not None and least > self.limit:
             raise UserError(
-                f"memory_gb={memory_gb}: a pass over {self.longest:,} bases takes {least / 1e9:.2f} at least; raise it,"
+                f"memory_gb={memory_gb}: a pass over {self.longest:,} bases takes at least {least / 1e9:.2f} GB; raise it,"
                 " or read fewer bases at once (window= of score, seqlen= of evaluate)"
             )
         most = max((_need(model.config, *shape).total() for shape in shapes), default=0)
@@ -188,16 +190,36 @@ class Notes:
     def open(self) -> Iterator[Callable[[int, dict[str, float]], None]]:
         """Yields the function that notes the numbers of a key; keys come in rising order.
 
-        Raises: Interrupted: Ctrl-C came; what was noted is on disk.
+        Raises: Interrupted: Ctrl-C or SIGTERM came; what was noted is on disk.
         """
         log = MetricsLog(self.path, last_step=sys.maxsize)
         try:
-            yield log.log
-        except KeyboardInterrupt:
+            with _terminable():
+                yield log.log
+        except KeyboardInterrupt as stop:
             log.flush()
-            raise Interrupted(signal.SIGINT, self.path.parent, len(self.lines())) from None
+            signum = stop.args[0] if stop.args else signal.SIGINT
+            raise Interrupted(signum, self.path.parent, len(self.lines())) from None
         finally:
             log.close()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside, SIGTERM stops as Ctrl-C does, its number in the exception; where it is ignored it stays so."""
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt(signum)
+
+    watched = threading.current_thread() is threading.main_thread()
+    watched = watched and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if watched:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if watched:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def result_path(out: str | None, default: Path, *, folder: bool = False) -> Path:

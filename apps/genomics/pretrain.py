@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,10 @@ def pretrain(
             f"data: windows of {windows.max_seqlen:,} bases are longer than model.l_max={net.config.l_max:,};"
             " shorten them or set model.l_max"
         )
+    bases = [sum(len(s.ids) for s in part) for part in (windows.train_segments, windows.val_segments)]
+    print(
+        f"{net.config.parameters:,} parameters; {bases[0]:,} bases to train on, {bases[1]:,} held out", file=sys.stderr
+    )
     module = Pretraining(net, max_steps=config.max_steps, **schedule)
     run = fit(module, windows, config)
     # Of all checkpoints the one with the lowest held-out bits; the last one where nothing was held out.
