@@ -69,8 +69,8 @@ class Passes:
         least = max((_need(model.config, *shape).total(1) for shape in shapes), default=0)
         if self.limit is not None and least > self.limit:
             raise UserError(
-                f"memory_gb={memory_gb}: a pass over {self.longest:,} bases takes at least {least / 1e9:.2f} GB; raise it,"
-                " or read fewer bases at once (window= of score, seqlen= of evaluate)"
+                f"memory_gb={memory_gb}: a pass over {self.longest:,} bases takes at least {least / 1e9:.2f} GB; raise"
+                " it, or read fewer bases at once (window= of score, seqlen= of evaluate)"
             )
         most = max((_need(model.config, *shape).total() for shape in shapes), default=0)
         self.memory = most if self.limit is None else min(most, self.limit)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,29 @@ def saved_model(folder: Path, **changes: Any) -> str:
 
 
 def settings(verb: str, *words: str, **values: Any) -> dict[str, Any]:
-    """What the command line gives a verb; `values` stand for words."""
-    return composed("genomics", verb, [*words, *(f"{k}={'null' if v is None else v}" for k, v in values.items())])
+    """The recipe of a verb with words (key=value, the value as JSON or text) and values changed.
+
+    The command line does the same, twenty times slower.
+    """
+    given: dict[str, Any] = copy.deepcopy(_recipe(verb))
+    for word in words:
+        key, _, text = word.partition("=")
+        *groups, last = key.split(".")
+        group = given
+        for name in groups:
+            group = group[name]
+        assert last in group, word
+        try:
+            group[last] = json.loads(text)
+        except ValueError:
+            group[last] = text
+    assert values.keys() <= given.keys()
+    return given | values
+
+
+@cache
+def _recipe(verb: str) -> dict[str, Any]:
+    return composed("genomics", verb, ["fasta=given"])
 
 
 def disturbed(folder: Path, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ def direct(parts: list[str], window: int) -> float:
 @pytest.mark.parametrize(("seqlen", "used"), [(None, 129), (129, 129), (40, 40)])
 def test_bits_are_those_of_the_plain_model(tmp_path: Path, seqlen: int | None, used: int) -> None:
     one, two = random_bases(2000), random_bases(810, 1) + "NNNNNNN" + random_bases(183, 2).lower()
-    bits = run(tmp_path / "run", write_fasta(tmp_path / "a.fa", {"one": one, "two": two}), seqlen=seqlen, orders="[]")
+    bits = run(tmp_path / "run", write_fasta(tmp_path / "a.fa", {"one": one, "two": two}), seqlen=seqlen, orders=[])
     assert bits["model"] == pytest.approx(direct([one[1799:], two[899:]], used), rel=1e-5)
     assert list(bits) == ["model", "uniform"]
     written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
@@ -64,14 +64,14 @@ def test_bits_are_those_of_the_plain_model(tmp_path: Path, seqlen: int | None, u
 def test_unknown_bases_are_not_counted(tmp_path: Path) -> None:
     sequence = random_bases(1000)
     holes = sequence[:930] + "N" * 20 + "ry" + sequence[952:]
-    bits = run(tmp_path / "run", write_fasta(tmp_path / "a.fa", {"one": holes}), orders="[]")
+    bits = run(tmp_path / "run", write_fasta(tmp_path / "a.fa", {"one": holes}), orders=[])
     assert bits["model"] == pytest.approx(direct([holes[899:]], 129), rel=1e-5)
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["bases"] == 78
 
 
 def test_markov_rows_are_those_of_the_markov_model(tmp_path: Path) -> None:
     sequence = structured_bases(6000)
-    bits = run(tmp_path / "run", write_fasta(tmp_path / "a.fa", {"one": sequence}), orders="[0,3,5]")
+    bits = run(tmp_path / "run", write_fasta(tmp_path / "a.fa", {"one": sequence}), orders=[0, 3, 5])
     known = codes(Tokenizer().encode(sequence))
     model = MarkovModel([known[:5400]], 5)
     for order in (0, 3, 5):
@@ -84,7 +84,7 @@ def test_a_bed_file_says_what_is_held_out(tmp_path: Path) -> None:
     sequence = random_bases(1000)
     bed = tmp_path / "a.bed"
     bed.write_text("one\t300\t400\tvalid\none\t0\t300\ttrain\none\t400\t900\ttest\none\t0\t50\tvalid\n")
-    bits = run(tmp_path / "run", write_fasta(tmp_path / "a.fa", {"one": sequence}), bed=str(bed), orders="[2]")
+    bits = run(tmp_path / "run", write_fasta(tmp_path / "a.fa", {"one": sequence}), bed=str(bed), orders=[2])
     assert bits["model"] == pytest.approx(direct([sequence[299:400], sequence[:50]], 129), rel=1e-5)
 
 
@@ -92,7 +92,7 @@ def test_the_table_goes_to_standard_output_and_the_rest_to_standard_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fasta = write_fasta(tmp_path / "a.fa", {"one": random_bases(900) + "R" + random_bases(99)})
-    run(tmp_path / "run", fasta, orders="[1]", out=str(tmp_path / "deep" / "er" / "e.json"))
+    run(tmp_path / "run", fasta, orders=[1], out=str(tmp_path / "deep" / "er" / "e.json"))
     said = capsys.readouterr()
     assert "Markov, order 1" in said.out
     assert "99 held-out bases" in said.out
