@@ -1,11 +1,15 @@
 """One verb, one or many runs: settings, run folder, call."""
 
+import inspect
+import shutil
+import signal
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from farfield.apps.training.errors import UserError
+from farfield.apps.training.errors import Interrupted, UserError
 
 from .compose import Settings, composed, resumed, sweep
 
@@ -30,9 +34,28 @@ def launch(
         if many:
             print(f"[{i + 1}/{len(jobs)}] {' '.join(words)}")
         resume = values.get("resume")
+        wanted = set(inspect.signature(function).parameters) - {"run_folder"}
+        if set(values) != wanted:
+            raise UserError(
+                f"resume={resume}: that run is of another verb or version, its settings are {', '.join(values)};"
+                f" farfield {domain} {verb} has {', '.join(sorted(wanted))}"
+            )
         run = RunFolder.open(resume) if resume else RunFolder.create(domain, verb, values)
-        function(run_folder=run.path, **values)
+        print(f"run folder: {run.path}", file=sys.stderr)
+        _call(function, run.path, values, new=not resume)
     return 0
+
+
+def _call(function: Callable[..., Any], folder: Path, settings: Settings, new: bool) -> None:
+    """Run a verb; a mistake that is found before anything was done leaves no folder behind."""
+    try:
+        function(run_folder=folder, **settings)
+    except UserError:
+        if new and {path.name for path in folder.iterdir()} <= {"config.yaml", "environment.json"}:
+            shutil.rmtree(folder)
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(signal.SIGINT, folder, 0) from None
 
 
 def _settings(domain: str, verb: str, words: list[str], folder: str | None) -> Settings:

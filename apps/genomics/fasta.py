@@ -57,7 +57,8 @@ class Fasta:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise UserError(f"fasta={path}: there is no such file")
+            what = "that is a folder, name the file in it" if self.path.is_dir() else "there is no such file"
+            raise UserError(f"fasta={path}: {what}")
         try:
             plain, index = _prepared(self.path)
         except OSError as error:
@@ -195,23 +196,26 @@ def _rewrite(path: Path, target: BinaryIO) -> None:
 
 def _index(path: Path, file: BinaryIO) -> tuple[str, bool]:
     """The .fai of a plain file (name, bases, offset, bases a line, bytes a line), and whether its lines are even."""
-    rows: list[list[int | bytes]] = []
+    names: list[str] = []
+    rows: list[list[int]] = []
     even, ended, expected = True, False, 0
     for offset, size, line in _checked(path, file):
         if line.startswith(b">"):
-            rows.append([line[1:].split(maxsplit=1)[0], 0, offset + size, 0, 0])
+            names.append(line[1:].split(maxsplit=1)[0].decode("utf-8", "replace"))
+            rows.append([0, offset + size, 0, 0])
             ended, expected = False, 0
             continue
         row = rows[-1]
-        if row[3] == 0:
-            row[2], row[3], row[4] = offset, len(line), size
+        if row[2] == 0:
+            row[1:] = offset, len(line), size
         # Only the last line of a sequence may be shorter, nothing may follow it, and no blank line may stand between.
         even &= expected in (0, offset)
         expected = offset + size
-        even &= not ended and len(line) <= int(row[3]) and (len(line) < int(row[3]) or size in (row[4], len(line)))
-        ended = len(line) < int(row[3])
-        row[1] = int(row[1]) + len(line)
-    return "".join(f"{r[0].decode()}\t{r[1]}\t{r[2]}\t{r[3]}\t{r[4]}\n" for r in rows if isinstance(r[0], bytes)), even
+        even &= not ended and len(line) <= row[2] and (len(line) < row[2] or size in (row[3], len(line)))
+        ended = len(line) < row[2]
+        row[0] += len(line)
+    lines = ("\t".join(map(str, (name, *row))) for name, row in zip(names, rows, strict=True))
+    return "".join(f"{line}\n" for line in lines), even
 
 
 def _checked(path: Path, file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:

@@ -199,7 +199,7 @@ class Notes:
         except KeyboardInterrupt as stop:
             log.flush()
             signum = stop.args[0] if stop.args else signal.SIGINT
-            raise Interrupted(signum, self.path.parent, len(self.lines())) from None
+            raise Interrupted(signum, self.path.parent, len(self.lines()), "result") from None
         finally:
             log.close()
 

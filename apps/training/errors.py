@@ -16,15 +16,16 @@ class Interrupted(RuntimeError):
     Args:
         signum: Signal that came: SIGINT (exit code 130) or SIGTERM (143).
         run_folder: Folder to resume from.
-        step: Optimiser steps that the last checkpoint holds.
+        step: Optimiser steps that the last checkpoint holds, or other units of finished work.
+        unit: What step counts.
     """
 
-    def __init__(self, signum: int, run_folder: Path, step: int) -> None:
+    def __init__(self, signum: int, run_folder: Path, step: int, unit: str = "step") -> None:
         self.signum = signum
         self.run_folder = run_folder
         self.step = step
         name = signal.Signals(signum).name
-        super().__init__(f"interrupted by {name} after step {step}; continue with resume={run_folder}")
+        super().__init__(f"interrupted by {name} after {unit} {step}; continue with resume={run_folder}")
 
     @property
     def exit_code(self) -> int:

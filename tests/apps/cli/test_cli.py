@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -126,6 +127,29 @@ def test_an_interrupted_run_exits_with_its_signal(monkeypatch, tmp_path, capsys)
     monkeypatch.setattr("farfield.apps.cli.launch.launch", stopped)
     assert main(["genomics", "score", "fasta=x"]) == 143
     assert f"resume={tmp_path}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def run_of_score(tmp_path, monkeypatch) -> Path:
+    """A folder with an empty run of score in it."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"fasta": "x.fa", "bed": None, "seed": 1}
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path / "old"
+
+
+def test_a_run_of_another_verb_or_version_is_refused(capsys, run_of_score):
+    assert "another verb or version" in mistake(capsys, "genomics", "pretrain", f"resume={run_of_score}")
+
+
+def test_a_mistake_found_by_the_verb_leaves_no_run_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["genomics", "score", "fasta=nowhere.fa"]) == 2
+    err = capsys.readouterr().err
+    assert "run folder: " in err
+    assert "no such file" in err
+    assert not list((tmp_path / "runs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize(
