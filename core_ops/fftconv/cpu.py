@@ -14,7 +14,7 @@ from .crew import Crew
 from .long import run_right_angle, run_right_angle_dk
 from .modes import Problem
 from .operands import Sink, Source
-from .plans import planned, split_size
+from .plans import CpuPlan, planned, split_size
 from .rows import run_rfft, run_rfft_dk
 from .runner import Filter, Job, Spectra
 
@@ -78,6 +78,10 @@ def convolve(
     if problem is None or plan is None:
         y.zero_()
         return
+    small = plan.kind == "rfft" and groups == u.shape[1] and u.shape[0] * groups <= plan.most
+    if small and len(problem.pieces) == 1 and problem.outputs == outputs and not problem.alias:
+        convolve_at_once(u, Filter(k, flip, spectra), y, pregate, postgate, skip, problem, plan, dtype)
+        return
     source = Source(grouped(u, groups), None if pregate is None else grouped(pregate, groups))
     skips = None if skip is None else skip.to(dtype).view(groups, -1)
     gate = None if postgate is None else grouped(postgate, groups)
@@ -89,6 +93,39 @@ def convolve(
         convolve_split(source, sink, k, window, flip, dtype)
         return
     RUNNERS[plan.kind](Job(problem, plan, crew, source, dtype), sink, Filter(k, flip, spectra))
+
+
+def convolve_at_once(
+    u: Tensor,
+    k: Filter,
+    y: Tensor,
+    pregate: Tensor | None,
+    postgate: Tensor | None,
+    skip: Tensor | None,
+    problem: Problem,
+    plan: CpuPlan,
+    dtype: torch.dtype,
+) -> None:
+    """All rows of the rfft plan as one box: of few samples, the sharing out would cost more than the transforms."""
+    size, here = plan.size, problem.here
+    with torch.inference_mode():
+        x = u[..., -here : problem.lx - here].to(dtype)
+        if pregate is not None:
+            x = x * pregate[..., -here : problem.lx - here].to(dtype)
+        spectrum = None if k.spectra is None else k.spectra.get(0)
+        if spectrum is None:
+            taps = k.k.flip(-1) if k.flip else k.k
+            spectrum = torch.fft.rfft(taps[:, problem.k0 : problem.k1].to(dtype), n=size)
+            if k.spectra is not None:
+                k.spectra[0] = spectrum
+        value = torch.fft.irfft(torch.fft.rfft(x, n=size).mul_(spectrum), n=size)
+        value = value[..., problem.start : problem.start + problem.outputs]
+        if skip is not None:
+            shared = min(y.shape[-1], u.shape[-1])
+            value[..., :shared].addcmul_(x[..., here : here + shared], skip.to(dtype)[:, None])
+        if postgate is not None:
+            value.mul_(postgate)
+        y.copy_(value)
 
 
 def convolve_split(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import ShapeError
 from . import cpu
 from .call import Call, Layout, Precision, check
-from .custom import allocate, conv, transpose
+from .custom import allocate, conv, on_huge_pages, transpose
 from .explain import planned_for
 from .modes import Mode
 from .op import REGISTRY, fftconv
@@ -106,7 +106,7 @@ class FFTConv(nn.Module):
     @torch.no_grad()
     def with_kept_spectrum(self, call: Call, u: Tensor, pregate: Tensor | None, postgate: Tensor | None) -> Tensor:
         """The CPU plan of a checked call, its filter's spectrum read from the last call or kept for the next."""
-        y = allocate(u, call.outputs, call.blh)
+        y = on_huge_pages(allocate(u, call.outputs, call.blh))
         blh = call.blh
         cpu.convolve(
             u.transpose(1, 2) if blh else u, self.k, y.transpose(1, 2) if blh else y,
