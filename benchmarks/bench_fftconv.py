@@ -37,6 +37,8 @@ SHAPES: tuple[tuple[int, int, int, int], ...] = (
     (1, 64, 1024, 128),
     (1, 1, 65536, 512),
 )
+# torch's own transform of 2^21 samples is 3e-6 from float64; ours has to stay under 1e-6.
+TOLERANCE = {"farfield-auto": 1e-6, "farfield-cached": 1e-6, "torch-rfft-cached": 1e-5, "torch-rfft": 1e-5}
 QUICK = ((1, 2, 4096, 4096), (1, 2, 4096, 64))
 
 
@@ -68,7 +70,7 @@ def cases(bench: Bench) -> Iterator[Row]:
         with torch.no_grad():
             expected = fftconv(u.double(), k.double(), impl="torch")
             times = measure_together(
-                providers(u, k), expected=expected, tolerance=2e-6, seconds=bench.seconds, min_rounds=7
+                providers(u, k), expected=expected, tolerance=TOLERANCE, seconds=bench.seconds, min_rounds=7
             )
         sizes = shape(B=batch, H=channels, L=length, Lk=taps, plan=explain(u, k).plan, scaled=0)
         moved = 4 * (2 * u.numel() + k.numel())
