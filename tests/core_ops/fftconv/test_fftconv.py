@@ -86,7 +86,7 @@ def test_every_mode_is_its_definition(impl: str, mode: str, taps: int, length: i
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("layout", ["bhl", "blh"])
-@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("groups", [2, 6])
 def test_gates_skip_groups_layouts_and_dtypes(
     impl: str, dtype: torch.dtype, layout: str, groups: int, device: str, near: Near
 ) -> None:
@@ -109,7 +109,7 @@ def test_gates_skip_groups_layouts_and_dtypes(
 
 @pytest.mark.parametrize(
     ("length", "taps"),
-    [(2053, 2053), (30011, 30011), (20000, 7), (20000, 64), (20011, 1500), (66000, 66000), (3000, 9001)],
+    [(2053, 2053), (12007, 12007), (9000, 7), (9000, 64), (20011, 1500), (3000, 9001)],
 )
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("channels", [1, 4])
