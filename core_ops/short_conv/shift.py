@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d
 
-from ..fftconv.crew import Crew, Lane, serial
-
-# Elements of a tile: half a MB of u and of y in fp32, within a core's second-level cache.
+# Elements of a tile for each CPU thread: half a MB of u and of y in fp32, within a core's second-level cache.
 TILE = 2**17
 # On a GPU a tile only bounds the scratch of 16-bit inputs.
 GPU_TILE = 2**26
@@ -45,7 +43,7 @@ def allocate(u: Tensor) -> Tensor:
 def tile_shape(u: Tensor, blh: bool) -> tuple[int, int, int]:
     """Batches, channels and steps of a tile: whole rows of the inner dimension as far as they fit."""
     b, h, length = u.shape
-    size = GPU_TILE if u.is_cuda else TILE
+    size = GPU_TILE if u.is_cuda else TILE * torch.get_num_threads()
     if blh:
         channels, steps = h, min(length, max(1, size // h))
     else:
@@ -73,7 +71,7 @@ def convolve(
         for t in range(0, length, steps)
     ]
 
-    def one(i: int, lane: Lane) -> None:
+    def one(i: int) -> None:
         b, h, t = tiles[i]
         end = min(length, t + steps)
         first, last = (t, min(length, end + halo)) if reverse else (max(0, t - halo), end)
@@ -85,11 +83,9 @@ def convolve(
         if acc is not out:
             out.copy_(acc)
 
-    if u.is_cuda or len(tiles) == 1:
-        serial(Lane())(len(tiles), one)
-        return
-    crew = Crew.of_caller()
-    crew.each([Lane() for _ in range(crew.size)])(len(tiles), one)
+    with torch.inference_mode():
+        for i in range(len(tiles)):
+            one(i)
 
 
 def accumulate(
