@@ -3,17 +3,13 @@
 Shapes: u (B, H, L), or (B, L, H) where blh; k (G, Lk); pregate as u; postgate as the output; skip (H,); seq_idx (B, L).
 """
 
-import ctypes
-import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..pages import on_huge_pages
 from . import cpu
-
-HUGE_BYTES = 1 << 22
-MADV_HUGEPAGE = 14
 
 
 def transpose(x: Tensor | None, blh: bool) -> Tensor | None:
@@ -24,16 +20,6 @@ def transpose(x: Tensor | None, blh: bool) -> Tensor | None:
 def allocate(u: Tensor, outputs: int | torch.SymInt, blh: bool) -> Tensor:
     """The output, contiguous in the layout of u."""
     return u.new_empty((u.shape[0], outputs, u.shape[2]) if blh else (u.shape[0], u.shape[1], outputs))
-
-
-def on_huge_pages(y: Tensor) -> Tensor:
-    """Ask Linux for 2 MB pages under a large new tensor: the first touch of 4 KB pages costs some 5% of a call."""
-    if y.nbytes >= HUGE_BYTES and sys.platform == "linux":
-        first = -(-y.data_ptr() // 4096) * 4096
-        last = (y.data_ptr() + y.nbytes) // 4096 * 4096
-        # Advice only: a kernel that refuses it leaves ordinary pages.
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), MADV_HUGEPAGE)
-    return y
 
 
 @torch.library.custom_op("farfield::fftconv", mutates_args=())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import DtypeError, ShapeError
 from ..fftconv import fftconv
+from ..pages import on_huge_pages
 from . import shift
 
 Layout = Literal["bhl", "blh"]
@@ -23,7 +24,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 def _conv(u: Tensor, w: Tensor, bias: Tensor | None, reach: Tensor | None, reverse: bool, blh: bool) -> Tensor:
     if shift.takes_conv1d(u, w, bias, reach, blh):
         return shift.convolve_onednn(u, w, bias, reverse=reverse).contiguous()
-    y = shift.allocate(u)
+    y = on_huge_pages(torch.empty_like(u, memory_format=torch.contiguous_format))
     dtype = torch.float64 if torch.float64 in (u.dtype, w.dtype) else torch.float32
     wide_bias = None if bias is None else bias.to(dtype)
     shift.convolve(_bhl(u, blh), w.to(dtype), wide_bias, reach, _bhl(y, blh), reverse=reverse, blh=blh)

@@ -3,9 +3,7 @@
 Shapes: u, y, dy (B, H, L) views in either layout; w, dw (H, K), w[:, K-1-s] at lag s; reach (B, L).
 """
 
-import ctypes
 import functools
-import sys
 
 import torch
 from torch import Tensor
@@ -15,9 +13,6 @@ from torch.nn.functional import conv1d
 TILE = 2**17
 # On a GPU a tile only bounds the scratch of 16-bit inputs.
 GPU_TILE = 2**26
-# Outputs from here on ask for 2 MB pages: the first touch of 4 KB pages costs more than the convolution itself.
-HUGE_BYTES = 2**22
-MADV_HUGEPAGE = 14
 # oneDNN's depthwise kernel (F.conv1d) takes 0.8 ns a sample whatever the taps, up to 7 of them, 16 channels at a time
 # and in cache; 4 ns out of it, 6 to 30 ns beyond 7 taps. A shift takes 0.1 ns a tap in fp32 and 10 us a call.
 CONV1D_TAPS = 7
@@ -27,17 +22,6 @@ CONV1D_ELEMENTS = 2**21
 # Up to so many taps shifts win in fp32 once there are SHIFT_ELEMENTS samples.
 SHIFT_TAPS = 3
 SHIFT_ELEMENTS = 2**18
-
-
-def allocate(u: Tensor) -> Tensor:
-    """An output of u's shape and dtype, contiguous, on huge pages where Linux offers them."""
-    y = torch.empty_like(u, memory_format=torch.contiguous_format)
-    if y.device.type == "cpu" and sys.platform == "linux" and y.nbytes >= HUGE_BYTES:
-        first = -(-y.data_ptr() // 4096) * 4096
-        last = (y.data_ptr() + y.nbytes) // 4096 * 4096
-        # Advice only: a kernel that refuses it leaves ordinary pages.
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), MADV_HUGEPAGE)
-    return y
 
 
 def tile_shape(u: Tensor, blh: bool) -> tuple[int, int, int]:
