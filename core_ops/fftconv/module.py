@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ShapeError
+from ..pages import on_huge_pages
 from . import cpu
 from .call import Call, Layout, Precision, check
-from .custom import allocate, conv, on_huge_pages, transpose
+from .custom import allocate, conv, transpose
 from .explain import planned_for
 from .modes import Mode
 from .op import REGISTRY, fftconv
