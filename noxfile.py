@@ -55,7 +55,9 @@ def lint(session: nox.Session) -> None:
 def build(session: nox.Session) -> None:
     """Wheel and source archive into dist/; fails unless the wheel holds farfield alone."""
     session.install("-q", "build", "setuptools>=77")
-    shutil.rmtree("dist", ignore_errors=True)
+    # setuptools packs what an earlier build left in build/.
+    for leftover in ("build", "dist"):
+        shutil.rmtree(leftover, ignore_errors=True)
     session.run("python", "-m", "build", "--no-isolation", "--outdir", "dist", silent=True)
     from zipfile import ZipFile
 

@@ -101,7 +101,7 @@ def markov_bits(train: list[Segment], valid: list[Segment], orders: list[int]) -
         return {}
     model = MarkovModel([codes(s.ids) for s in train], max(orders))
     nats = {k: [model.nats(codes(s.with_context(MAX_ORDER)), k)[-len(s.ids) :] for s in valid] for k in orders}
-    return {f"Markov, order {k}": float(np.nanmean(np.concatenate(v)) / np.log(2)) for k, v in nats.items()}
+    return {f"Markov order {k}": float(np.nanmean(np.concatenate(v)) / np.log(2)) for k, v in nats.items()}
 
 
 def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import resource
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -38,22 +40,22 @@ def main() -> None:
 
     print("\n2/3  Held-out bits per base: it, the packaged models, and Markov models of the same training bases.")
     bits = _evaluate(run.path / "trained", str(run.path / "pretrain" / "model"), 1024, ORDERS)
-    ours = {"ours, trained just now": bits.pop("model")}
+    ours = {"ours, just trained": bits.pop("model")}
     for name in ("hyenadna-ecoli-1k", "hyenadna-ecoli-1m"):
         seqlen = 1024 if name.endswith("1k") else None
-        ours[f"ours, packaged {name}"] = _evaluate(run.path / name, name, seqlen, [])["model"]
+        ours[f"ours, {name}"] = _evaluate(run.path / name, name, seqlen, [])["model"]
 
     print(f"\n3/3  hyenadna-ecoli-1m reads {WINDOW:,} consecutive bases in one pass.")
     nats, gc, start, held_out, seconds = _read_window()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
     rows: list[tuple[str, ...]] = [(name, f"{value:.4f}", "") for name, value in (ours | bits).items()]
-    rows[0] = (*rows[0][:2], f"{tokens_per_s:,.0f} tokens/s in training")
-    rows.insert(len(ours), ("one pass over 1,048,576 bases", "", f"{seconds:.1f} s, {WINDOW / seconds:,.0f} tokens/s"))
-    rows.append(("peak memory of this run", "", f"{peak / 1e9:.2f} GB"))
+    rows[0] = (*rows[0][:2], f"{tokens_per_s:,.0f} tokens/s, training")
+    rows.insert(len(ours), (f"{WINDOW:,} bases at once", "", f"{WINDOW / seconds:,.0f} tokens/s, {seconds:.1f} s"))
+    rows.append(("peak memory", "", f"{peak / 1e9:.2f} GB"))
     head = ("E. coli K-12", "held-out bits per base", "speed, memory")
     print_table(head, rows)
-    verdict = _verdict(ours["ours, trained just now"], bits)
+    verdict = _verdict(ours["ours, just trained"], bits)
     print(verdict)
     known = [line for line in lines if line.get("train/bits_per_base")]
     validated = [line for line in lines if line.get("val/bits_per_base")]
@@ -76,7 +78,9 @@ def _evaluate(folder: Path, checkpoint: str, seqlen: int | None, orders: list[in
     """What `farfield genomics evaluate` says of one model."""
     settings = composed("genomics", "evaluate", [f"checkpoint={checkpoint}", f"seqlen={seqlen or 'null'}"])
     folder.mkdir()
-    return evaluate(run_folder=folder, **(settings | {"orders": orders}))
+    # One table at the end, not one a model.
+    with redirect_stdout(io.StringIO()):
+        return evaluate(run_folder=folder, **(settings | {"orders": orders}))
 
 
 def _read_window() -> tuple[NDArray[np.float32], NDArray[np.bool_], int, int, float]:
@@ -105,11 +109,10 @@ def _read_window() -> tuple[NDArray[np.float32], NDArray[np.bool_], int, int, fl
 
 def _verdict(bits: float, baselines: dict[str, float]) -> str:
     """One honest sentence: which baselines the model just trained beats, and which it does not."""
-    beaten = [name for name, value in baselines.items() if bits < value]
-    lost = [name for name, value in baselines.items() if bits >= value]
-    parts = [f"beats {', '.join(beaten)}" if beaten else "", f"does not beat {', '.join(lost)}" if lost else ""]
-    said = " and ".join(part for part in parts if part)
-    return f"The model trained just now {said}, at {bits:.4f} held-out bits per base."
+    beaten = ", ".join(name for name, value in baselines.items() if bits < value)
+    lost = ", ".join(name for name, value in baselines.items() if bits >= value)
+    said = [f"it beats {beaten}" if beaten else "", f"it does not beat {lost}" if lost else ""]
+    return f"The model just trained reaches {bits:.4f} held-out bits per base: {'; '.join(filter(None, said))}."
 
 
 if __name__ == "__main__":

@@ -75,8 +75,8 @@ def test_markov_rows_are_those_of_the_markov_model(tmp_path: Path) -> None:
     known = codes(Tokenizer().encode(sequence))
     model = MarkovModel([known[:5400]], 5)
     for order in (0, 3, 5):
-        assert bits[f"Markov, order {order}"] == pytest.approx(model.bits_per_base(known, order, 5400), rel=1e-6)
-    assert bits["Markov, order 3"] < 1.1 < 1.9 < bits["Markov, order 0"]
+        assert bits[f"Markov order {order}"] == pytest.approx(model.bits_per_base(known, order, 5400), rel=1e-6)
+    assert bits["Markov order 3"] < 1.1 < 1.9 < bits["Markov order 0"]
     assert bits["uniform"] == 2
 
 
@@ -94,7 +94,7 @@ def test_the_table_goes_to_standard_output_and_the_rest_to_standard_error(
     fasta = write_fasta(tmp_path / "a.fa", {"one": random_bases(900) + "R" + random_bases(99)})
     run(tmp_path / "run", fasta, orders=[1], out=str(tmp_path / "deep" / "er" / "e.json"))
     said = capsys.readouterr()
-    assert "Markov, order 1" in said.out
+    assert "Markov order 1" in said.out
     assert "99 held-out bases" in said.out
     assert "1 symbols are unknown ([UNK]) under policy=upper: R 1" in said.err
     assert "a pass reads up to" in said.err
