@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from farfield.apps.training import UserError, atomic_write
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STYLE = """
@@ -60,12 +59,16 @@ def write_report(
 
 def loss_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], levels: Mapping[str, float]) -> Figure:
     """Bits per base against tokens read; `curves` maps a label to (tokens, bits), `levels` draws horizontal lines."""
-    figure, axes = _axes()
+    figure = _figure(3.4)
+    axes = figure.subplots()
     for label, (tokens, bits) in curves.items():
         axes.plot(tokens, bits, label=label, marker="." if len(bits) < 50 else None, linewidth=1)
     for i, (label, bits_per_base) in enumerate(levels.items()):
         axes.axhline(bits_per_base, linestyle="--", linewidth=0.8, color=f"C{len(curves) + i}", label=label)
     axes.set(xlabel="bases read in training", ylabel="bits per base")
+    if levels:
+        # The first steps, far above the worst baseline, would flatten everything else.
+        axes.set_ylim(top=max(levels.values()) + 0.05)
     axes.legend(fontsize="small")
     return figure
 
@@ -82,32 +85,26 @@ def window_figure(
         held_out: First position that training never saw.
         bins: Number of points drawn.
     """
-    figure, axes = _axes()
+    figure = _figure(4.6)
+    axes, share = figure.subplots(2, sharex=True)
     edges = np.linspace(0, len(bits), min(bins, len(bits)) + 1).astype(int)
     middle = start + (edges[1:] + edges[:-1]) / 2
-    axes.plot(
-        middle,
-        [np.nanmean(bits[a:b]) for a, b in pairwise(edges)],
-        linewidth=0.8,
-        label="bits per base",
-    )
-    axes.set(xlabel="position (bases)", ylabel="bits per base")
-    share = axes.twinx()
-    share.plot(middle, [gc[a:b].mean() for a, b in pairwise(edges)], linewidth=0.8, color="C1", label="GC")
-    share.set_ylabel("GC share", color="C1")
+    axes.plot(middle, [np.nanmean(bits[a:b]) for a, b in pairwise(edges)], linewidth=0.8, label="bits per base")
+    share.plot(middle, [gc[a:b].mean() for a, b in pairwise(edges)], linewidth=0.8, color="C1")
+    axes.set_ylabel("bits per base")
+    share.set(xlabel="position (bases)", ylabel="GC share")
     if start < held_out < start + len(bits):
         axes.axvspan(held_out, start + len(bits), alpha=0.15, label="never seen in training")
     axes.legend(fontsize="small", loc="lower left")
     return figure
 
 
-def _axes() -> tuple[Figure, Axes]:
+def _figure(height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise UserError("figures need the package matplotlib: pip install 'farfield[plots]'") from error
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    return figure, figure.subplots()
+    return Figure(figsize=(9, height), layout="constrained")
 
 
 def _svg(figure: Figure) -> str:
