@@ -18,6 +18,9 @@ from .plans import CpuPlan, planned, split_size
 from .rows import run_rfft, run_rfft_dk
 from .runner import Filter, Job, Spectra
 
+# Samples of the rfft plan, padding included, that go through torch's own threads as one box: handing boxes to a crew
+# costs more than it saves.
+AT_ONCE = 1 << 22
 RUNNERS = {"taps": run_taps, "blocks": run_blocks, "rfft": run_rfft, "right_angle": run_right_angle}
 RUNNERS_DK = {"blocks": run_blocks_dk, "rfft": run_rfft_dk, "right_angle": run_right_angle_dk}
 Part = tuple[slice, slice, slice]
@@ -78,7 +81,7 @@ def convolve(
     if problem is None or plan is None:
         y.zero_()
         return
-    small = plan.kind == "rfft" and groups == u.shape[1] and u.shape[0] * groups <= plan.most
+    small = plan.kind == "rfft" and groups == u.shape[1] and u.shape[0] * groups * plan.size <= AT_ONCE
     if small and len(problem.pieces) == 1 and problem.outputs == outputs and not problem.alias:
         convolve_at_once(u, Filter(k, flip, spectra), y, pregate, postgate, skip, problem, plan, dtype)
         return
