@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from farfield.apps.genomics.fasta import Fasta, packaged_genome, read_bed
+from farfield.apps.genomics.fasta import Fasta, Interval, packaged_genome, read_bed
 from farfield.apps.genomics.tokenizer import BASES, COMPLEMENT, PAD, UNK, N, Policy, Tokenizer
 from farfield.apps.training import UserError
 
@@ -26,6 +26,7 @@ Batch = dict[str, Tensor | int]
 # A window that is mostly unknown bases teaches nothing; so many draws are made for another one.
 MOSTLY_UNKNOWN = 0.5
 DRAWS = 20
+SPLITS = ("train", "valid", "test")
 # Bases kept before a held-out segment: context of its first bases (Markov models look back 12).
 CONTEXT = 16
 # Symbols that a message about unknown ones lists at most.
@@ -120,7 +121,9 @@ def read_genome(
             train.append(Segment(name, 0, ids[:cut], ids[:0]))
             valid.append(Segment(name, cut, ids[cut:], ids[max(cut - CONTEXT, 0) : cut]))
     else:
-        for interval in read_bed(str(bed), genome):
+        intervals = read_bed(str(bed), genome)
+        _check_splits(str(bed), intervals)
+        for interval in intervals:
             start = max(interval.start - CONTEXT, 0)
             ids = reader.read(interval.name, start, interval.stop)
             cut = interval.start - start
@@ -136,6 +139,24 @@ def read_genome(
             )
             raise UserError(f"nothing to {'train on' if part == 'train' else 'hold out'}: {where}")
     return train, valid
+
+
+def _check_splits(bed: str, intervals: list[Interval]) -> None:
+    """Refuses a split that does not exist, and bases that are both trained on and held out."""
+    end: dict[tuple[str, str], Interval] = {}
+    for interval in sorted(intervals, key=lambda i: (i.name, i.start)):
+        where = f"{bed}: {interval.name}:{interval.start}-{interval.stop}"
+        if interval.split not in SPLITS:
+            raise UserError(f"{where} has {interval.split!r} in its fourth column; accepted: {', '.join(SPLITS)}")
+        other = end.get((interval.name, "valid" if interval.split == "train" else "train"))
+        if interval.split != "test" and other is not None and other.stop > interval.start:
+            raise UserError(
+                f"{where} ({interval.split}) overlaps {other.start}-{other.stop} ({other.split}): what is trained on"
+                " cannot be held out; cut one of them"
+            )
+        last = end.get((interval.name, interval.split))
+        if last is None or interval.stop > last.stop:
+            end[interval.name, interval.split] = interval
 
 
 def spans(length: int, seqlen: int) -> Iterator[tuple[int, int]]:

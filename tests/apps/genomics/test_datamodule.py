@@ -141,3 +141,20 @@ def test_a_bed_without_a_part_is_refused(tmp_path: Path) -> None:
     bed.write_text("one\t0\t300\ttrain\n")
     with pytest.raises(UserError, match="valid"):
         GenomeWindows(fasta=fasta, bed=str(bed))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("one\t0\t300\ttrain\none\t400\t500\tvald\n", "'vald'"),
+        ("one\t0\t300\ttrain\none\t400\t500\n", "None"),
+        ("one\t0\t300\ttrain\none\t299\t400\tvalid\n", "overlaps 0-300"),
+        ("one\t0\t500\tvalid\none\t10\t20\tvalid\none\t100\t200\ttrain\n", "overlaps 0-500"),
+    ],
+)
+def test_a_split_that_leaks_or_does_not_exist_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    fasta = _genome(tmp_path, {"one": _random(900)})
+    bed = tmp_path / "split.bed"
+    bed.write_text(text)
+    with pytest.raises(UserError, match=named):
+        GenomeWindows(fasta=fasta, bed=str(bed))
