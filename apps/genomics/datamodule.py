@@ -147,7 +147,8 @@ def _check_splits(bed: str, intervals: list[Interval]) -> None:
     for interval in sorted(intervals, key=lambda i: (i.name, i.start)):
         where = f"{bed}: {interval.name}:{interval.start}-{interval.stop}"
         if interval.split not in SPLITS:
-            raise UserError(f"{where} has {interval.split!r} in its fourth column; accepted: {', '.join(SPLITS)}")
+            given = repr(interval.split) if interval.split else "nothing"
+            raise UserError(f"{where} has {given} in its fourth column; accepted: {', '.join(SPLITS)}")
         other = end.get((interval.name, "valid" if interval.split == "train" else "train"))
         if interval.split != "test" and other is not None and other.stop > interval.start:
             raise UserError(

@@ -147,7 +147,7 @@ def test_a_bed_without_a_part_is_refused(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("one\t0\t300\ttrain\none\t400\t500\tvald\n", "'vald'"),
-        ("one\t0\t300\ttrain\none\t400\t500\n", "None"),
+        ("one\t0\t300\ttrain\none\t400\t500\n", "nothing"),
         ("one\t0\t300\ttrain\none\t299\t400\tvalid\n", "overlaps 0-300"),
         ("one\t0\t500\tvalid\none\t10\t20\tvalid\none\t100\t200\ttrain\n", "overlaps 0-500"),
     ],

@@ -176,7 +176,7 @@ def test_lower_case_and_unknown_bases_are_read(tmp_path: Path, capsys: pytest.Ca
         (["fasta=nowhere.fa"], "there is no such file"),
         (["fasta=unknown.fa"], "has no known base"),
         (["bed=empty.fa"], "holds no interval"),
-        (["bed=plain.bed"], "no interval with 'train'"),
+        (["bed=plain.bed"], "has nothing in its fourth column"),
         (["checkpoint=nowhere"], "checkpoint=nowhere: there is no such file or folder, and no packaged model"),
         (["checkpoint=a.fa"], "neither a safetensors nor a torch checkpoint"),
         (["checkpoint=classes"], "a classifier of 3 classes"),
