@@ -60,9 +60,7 @@ def test_no_placeholder_is_left():
 @pytest.mark.slow
 def test_commands_run_one_after_the_other(folder):
     """Every verb of the README on one's own file; what stands for a run folder is filled in."""
-    short = {
-        "pretrain": ["trainer.max_steps=4", "trainer.val_every=2", "data.batch=2", "model.l_max=600", "data.seqlen=512"]
-    }
+    short = {"pretrain": ["trainer.max_steps=4", "trainer.val_every=2", "data.batch=2", "data.seqlen=512"]}
     for command in COMMANDS:
         runs = sorted((folder / "runs" / "genomics" / "pretrain").glob("*"))
         words = shlex.split(command.replace("runs/genomics/pretrain/<time>", str(runs[-1]) if runs else ""))[1:]
