@@ -83,7 +83,7 @@ def test_markov_rows_are_those_of_the_markov_model(tmp_path: Path) -> None:
 def test_a_bed_file_says_what_is_held_out(tmp_path: Path) -> None:
     sequence = random_bases(1000)
     bed = tmp_path / "a.bed"
-    bed.write_text("one\t300\t400\tvalid\none\t0\t300\ttrain\none\t400\t900\ttest\none\t0\t50\tvalid\n")
+    bed.write_text("one\t300\t400\tvalid\none\t50\t300\ttrain\none\t400\t900\ttest\none\t0\t50\tvalid\n")
     bits = run(tmp_path / "run", write_fasta(tmp_path / "a.fa", {"one": sequence}), bed=str(bed), orders=[2])
     assert bits["model"] == pytest.approx(direct([sequence[299:400], sequence[:50]], 129), rel=1e-5)
 
@@ -110,7 +110,7 @@ def test_the_table_goes_to_standard_output_and_the_rest_to_standard_error(
         ({"orders": ["x"]}, "order=x"),
         ({"orders": None}, "orders=None: a list"),
         ({"held_out": 1.0}, "held_out=1.0: a share"),
-        ({"bed": "none.bed"}, "no interval with 'train' in its fourth column"),
+        ({"bed": "none.bed"}, "has nothing in its fourth column"),
         ({"bed": "train.bed"}, "nothing to hold out"),
         ({"fasta": "unknown.fa"}, "has no known base"),
         ({"fasta": "empty.fa"}, "the file is empty"),
