@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..call import Call
 from ..composite import fftconv_composite
-from .plan import IO, LONGEST, backward_fits
+from .gradient_plan import backward_fits
+from .plan import IO, LONGEST
 
 
 @cache
@@ -79,7 +80,7 @@ def conv_cuda_backward(
     dy: Tensor, u: Tensor, k: Tensor, pregate: Tensor | None, postgate: Tensor | None, skip: Tensor | None
 ) -> list[Tensor]:
     """[du, dk (fp32), dpregate, dpostgate, dskip (fp32)] of those that are there, in this order."""
-    from .launch import backward
+    from .gradient import backward
 
     x = operands(u, k, pregate, postgate, skip)
     du, dpre, dpost, dk, dskip = backward(x, rows(dy, x.u.dtype))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import KernelUnavailable
 from .nvrtc import Module
-from .plan import FORWARD, IO, Device, RowPlan, backward_plan, device_of, fft_size, first_fitting, long_fitting
+from .plan import FORWARD, IO, Device, RowPlan, device_of, fft_size, first_fitting, long_fitting
 
 SPECTRUM_BYTES = 256 << 20  # spectra and intermediates beyond this are made for some channels at a time
 
@@ -69,10 +69,11 @@ def splits_for(batch: int, channels: int, plan: RowPlan, device: Device, steps: 
     return max(1, min(rounds, max(fill, even)))
 
 
-def spectrum_of(plan: RowPlan, k: Tensor, skip: Tensor | None, channels: int) -> Tensor:
+def spectrum_of(plan: RowPlan, k: Tensor, skip: Tensor | None, channels: int, circular: bool = False) -> Tensor:
     """(H, N, 2): the filters' spectra in the order of the plan's kernels."""
     kf = torch.empty(channels, plan.size, 2, device=k.device)
-    built("spectrum.cuh", plan.spectrum_options(), k.device.index).launch(
+    options = {**plan.spectrum_options(), "SHIFT": int(not circular)}
+    built("spectrum.cuh", options, k.device.index).launch(
         "spectrum", -(-channels // plan.rows), plan.group_threads, plan.spectrum_bytes,
         kf.data_ptr(), k.data_ptr(), k.stride(0), address(skip), np.int32(channels), np.int32(k.shape[1]),
         np.int32(channels // k.shape[0]),
@@ -187,42 +188,3 @@ def long_forward(x: Operands, y: Tensor, size: int, staged: bool) -> None:
         )  # fmt: skip
         # the next chunk may take this memory
         del w, wk, scales, of_tiles, of_filter, of_rows
-
-
-def backward(x: Operands, dy: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None]:
-    """(du, dpregate, dpostgate, dk (G, Lk) fp32, dskip (H,) fp32).
-
-    Raises: KernelUnavailable: no kernel holds a row; see plan.backward_fits.
-    """
-    u = x.u
-    device, size, item = device_of(u.device.index), fft_size(u.shape[2]), u.element_size()
-    du = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    dpre, dpost = (None if g is None else torch.empty_like(du) for g in (x.pregate, x.postgate))
-    gates = x.pregate is not None, x.postgate is not None
-    staged = aligned(dy, u, x.pregate, x.postgate, du)
-    plan = backward_plan(u.shape[2], item, gates, device, staged)
-    if plan is None:
-        raise KernelUnavailable(f"fftconv: no backward kernel for L={u.shape[2]}; take impl='torch'.")
-    options = plan.options(IO[u.dtype], *gates)
-    taps, channels = x.k.shape[1], u.shape[1]
-    dk = torch.zeros(x.k.shape, device=u.device) if taps > size else torch.empty(x.k.shape, device=u.device)
-    dskip = None if x.skip is None else torch.empty(channels, device=u.device)
-    for first, count in channel_chunks(channels, x.per_group, size * 8 * (1 + 2 * plan.scratch), SPECTRUM_BYTES):
-        part = x.channels(first, count)
-        splits = splits_for(u.shape[0], count, plan, device, 32)
-        kf = spectrum_of(plan, part.k, part.skip, count)
-        scratch = torch.empty(count * splits * 2 * size * 2, device=u.device) if plan.scratch else None
-        parts = torch.empty(splits, count, min(taps, size), device=u.device)
-        skips = None if dskip is None else torch.empty(splits, count, device=u.device)
-        outs = [None if o is None else cut(o, first, count) for o in (du, dpre, dpost)]
-        ins = (cut(dy, first, count), part.u, part.pregate, part.postgate)
-        built("backward.cuh", {**options, "SCRATCH": plan.scratch}, u.device.index).launch(
-            "backward", count * splits, plan.group_threads * plan.groups, plan.backward_bytes(item, *gates),
-            *(address(t) for t in (*ins, *outs, parts, skips, kf, scratch)), *strides(*ins, *outs),
-            *(np.int32(n) for n in (u.shape[0], count, u.shape[2], parts.shape[2], splits)),
-        )  # fmt: skip
-        rows = slice(first // x.per_group, (first + count) // x.per_group)
-        dk[rows, : parts.shape[2]] = parts.view(splits, -1, x.per_group, parts.shape[2]).sum((0, 2))
-        if dskip is not None and skips is not None:
-            dskip[first : first + count] = skips.sum(0)
-    return du, dpre, dpost, dk, dskip

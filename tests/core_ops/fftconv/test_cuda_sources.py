@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from farfield.core_ops.fftconv.cuda import plan
+from farfield.core_ops.fftconv.cuda import gradient_plan, plan
 
 ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
 SOURCES = Path(plan.__file__).parent
@@ -17,7 +17,7 @@ ADA = plan.Device(101376, 102400, 128)
 
 def cases():
     """(source, options): one plan of each kernel."""
-    row, back = plan.FORWARD[4096, 2][0], plan.BACKWARD[2048][0]
+    row, back = plan.FORWARD[4096, 2][0], gradient_plan.BACKWARD[2048][0]
     yield "onepass.cuh", row.options(2, True, True)
     yield "spectrum.cuh", row.spectrum_options()
     yield "backward.cuh", {**back.options(1, True, True), "SCRATCH": 0}
