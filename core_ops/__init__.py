@@ -1,7 +1,20 @@
 """Sub-quadratic operators for PyTorch."""
 
+from .companion_ssm import closed_loop_kernel, companion_kernel, companion_scan, rtf_kernel
 from .errors import DtypeError, KernelUnavailable, ShapeError
 from .fftconv import FFTConv, explain, fftconv
 from .short_conv import short_conv
 
-__all__ = ["DtypeError", "FFTConv", "KernelUnavailable", "ShapeError", "explain", "fftconv", "short_conv"]
+__all__ = [
+    "DtypeError",
+    "FFTConv",
+    "KernelUnavailable",
+    "ShapeError",
+    "closed_loop_kernel",
+    "companion_kernel",
+    "companion_scan",
+    "explain",
+    "fftconv",
+    "rtf_kernel",
+    "short_conv",
+]

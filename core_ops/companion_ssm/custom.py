@@ -1,0 +1,58 @@
+"""farfield::all_pole, y[t] = x[t] + sum_{j=1}^{d} p[j] y[t - j], as an operator of torch with gradients of any order.
+
+Shapes: x (R, n), p (R, d), y (R, L); float64.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..fftconv import fftconv
+from .division import divide
+
+DIVIDERS: dict[str, Callable[[Tensor, Tensor, int, bool], Tensor]] = {"series": divide}
+
+
+@torch.library.custom_op("farfield::all_pole", mutates_args=())
+def all_pole(x: Tensor, p: Tensor, length: int, single: bool, by: str) -> Tensor:
+    """y = x / (1 - sum_j p[j] z^j) modulo z^length; single: 1e-8 of the largest entry is exact enough; by: DIVIDERS."""
+    return DIVIDERS[by](x.detach(), p.detach(), length, single).contiguous()
+
+
+@all_pole.register_fake
+def _(x: Tensor, p: Tensor, length: int | torch.SymInt, single: bool, by: str) -> Tensor:
+    return x.new_empty(x.shape[0], length)
+
+
+def lagged_products(g: Tensor, y: Tensor, lags: int) -> Tensor:
+    """out[j - 1] = sum_t g[t] y[t - j], j = 1..lags: a causal convolution with g reversed."""
+    length = y.shape[1]
+    within = min(lags, length - 1)
+    if within == 0:
+        return (g * 0).sum(1, keepdim=True).expand(-1, lags)
+    products = fftconv(g.flip(1)[None], y)[0]
+    return pad(products[:, length - 1 - within : length - 1].flip(1), (0, lags - within))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, p, *ctx.options = inputs
+    ctx.terms = x.shape[1]
+    ctx.save_for_backward(p, output)
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    # dx solves the same recurrence backwards in time.
+    p, y = ctx.saved_tensors
+    g = all_pole(dy.flip(1), p, *ctx.options).flip(1)
+    dx = dp = None
+    if ctx.needs_input_grad[0]:
+        dx = pad(g[:, : ctx.terms], (0, max(0, ctx.terms - g.shape[1])))
+    if ctx.needs_input_grad[1]:
+        dp = lagged_products(g, y, p.shape[1])
+    return dx, dp, None, None, None
+
+
+all_pole.register_autograd(_backward, setup_context=_setup)
