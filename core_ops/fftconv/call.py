@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..errors import DtypeError, ShapeError
 from .modes import MODES, Mode, window
@@ -27,6 +28,7 @@ class Call:
         mode: Its name. blh: Whether time comes before channels. double: Whether float64 computes.
         device: Type of u's device. dtype: Dtype of u. precision: As asked.
         packed: Whether seq_idx is given. gates: How many gates are given. skip: Whether skip is given.
+        transformed: Whether a transform of torch.func or a forward-mode gradient is at work.
     """
 
     batch: int
@@ -46,6 +48,7 @@ class Call:
     packed: bool
     gates: int
     skip: bool
+    transformed: bool
 
 
 def check(
@@ -106,8 +109,21 @@ def check(
     return Call(
         batch, channels, length, groups, taps, start, outputs, period, mode, blh, double or precision == "fp64",
         u.device.type, u.dtype, precision, seq_idx is not None, (pregate is not None) + (postgate is not None),
-        skip is not None,
+        skip is not None, transformed(u, k, pregate, postgate, skip),
     )  # fmt: skip
+
+
+def transformed(*tensors: Tensor | None) -> bool:
+    """Whether torch.func (vmap, grad, jvp, ...) or forward-mode AD looks at any of these."""
+    if torch.compiler.is_compiling():
+        return False
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    given = [x for x in tensors if x is not None]
+    if any(wrapped(x) for x in given):
+        return True
+    if forward_ad._current_level < 0:
+        return False
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in given)  # type: ignore[no-untyped-call]
 
 
 def check_packing(seq_idx: Tensor, mode: str, batch: int, length: int) -> None:
@@ -124,6 +140,13 @@ def check_packing(seq_idx: Tensor, mode: str, batch: int, length: int) -> None:
         raise ShapeError(f"fftconv: seq_idx has shape {tuple(seq_idx.shape)}; needed: (B, L) = ({batch}, {length}).")
     if seq_idx.dtype.is_floating_point or seq_idx.dtype.is_complex or seq_idx.dtype == torch.bool:
         raise DtypeError(f"fftconv: seq_idx is {seq_idx.dtype}; accepted: an integer dtype.")
+
+
+def unavailable_transform(call: Call) -> str | None:
+    """Why an operator without rules for transforms cannot run a call under one."""
+    if call.transformed:
+        return "transforms of torch.func and forward-mode gradients need impl='torch', or impl='auto'."
+    return None
 
 
 def unavailable_fp16x(call: Call) -> str | None:

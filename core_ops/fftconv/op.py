@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..dispatch import Implementation, Registry
-from .call import Call, Layout, Precision, check, unavailable_fp16x
+from .call import Call, Layout, Precision, check, unavailable_fp16x, unavailable_transform
 from .composite import fftconv_composite
 from .cuda.impl import refuses as refuses_cuda
 from .cuda.impl import run_cuda
@@ -69,13 +69,12 @@ def refuses_cpu(call: Call) -> str | None:
     """Why the CPU plans cannot run a call."""
     if call.device != "cpu":
         return f"u is on {call.device}; take impl='auto', or move the tensors to the CPU."
-    return unavailable_fp16x(call)
+    return unavailable_transform(call) or unavailable_fp16x(call)
 
 
 REGISTRY: Registry[Call, Run] = Registry("fftconv")
 REGISTRY.register(Implementation("cpu", run_cpu, refuses_cpu))
-# Not automatic yet: circular, full, two_sided, packed sequences and the backward of long rows have no kernel.
-REGISTRY.register(Implementation("cuda", run_cuda, refuses_cuda, automatic=False))
+REGISTRY.register(Implementation("cuda", run_cuda, refuses_cuda))
 REGISTRY.register(Implementation("torch", run_torch, unavailable_fp16x))
 REGISTRY.register(Implementation("reference", run_reference, unavailable_fp16x, automatic=False))
 
@@ -115,7 +114,7 @@ def fftconv(
         precision: "auto" computes in float32, or in float64 where u or k is; "fp32", "fp64" say which; "fp16x"
             (16-bit operands) needs a GPU kernel.
         impl: "auto", "cpu" (measured plans), "torch" (torch.fft calls, any device, any transform of torch.func),
-            "cuda" (compiled kernels, causal; only when named) or "reference" (the definition, O(L^2)).
+            "cuda" (compiled kernels for NVIDIA GPUs) or "reference" (the definition, O(L^2)).
         layout: "bhl" or "blh", of u, the gates and the output.
     Returns: (B, H, L), (B, H, L + Lk - 1) when full, or the same with time before channels; in u's dtype. Under
         autocast nothing is cast: inputs keep their dtypes, the sums are float32.

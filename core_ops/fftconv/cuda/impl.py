@@ -1,112 +1,166 @@
 """impl="cuda" of fftconv: which calls the kernels take, and the operators with their gradients.
 
-Shapes: u (B, H, L), k (G, Lk), gates as u, skip (H,); causal.
+Shapes: u (B, H, L), k (G, Lk), gates as u (postgate as the output), skip (H,), seq_idx (B, L).
 """
 
 import warnings
-from functools import cache
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..call import Call
+from ..call import Call, unavailable_transform
 from ..composite import fftconv_composite
-from .gradient_plan import backward_fits
-from .plan import IO, LONGEST
+from ..modes import window
+from . import engine, forms, packing
+from .forms import Convolve, Differentiate, Gate
+from .launch import Spectra
+from .plan import IO, LONGEST, forward_fits
 
 
-@cache
-def toolchain() -> str | None:
-    """What is missing to compile and launch; warns the first time it is missed on a machine with a GPU."""
+def missing_package() -> str | None:
+    """What is missing to compile and launch kernels."""
     if find_spec("cuda") is not None and find_spec("cuda.core") is not None:
         return None
-    missing = "the package cuda-core is missing: pip install 'farfield[cuda]'."
-    warnings.warn(f"fftconv: torch.fft runs on this GPU, the faster kernels do not: {missing}", stacklevel=3)
-    return missing
+    return "the package cuda-core is missing: pip install 'farfield[cuda]'."
+
+
+MISSING = missing_package()
+warned: set[str] = set()
+
+
+def toolchain() -> str | None:
+    """What is missing; warns the first time it is missed on a machine with a GPU."""
+    if MISSING is not None and MISSING not in warned and not torch.compiler.is_compiling():
+        warned.add(MISSING)
+        warnings.warn(f"fftconv: torch.fft runs on this GPU, the faster kernels do not: {MISSING}", stacklevel=3)
+    return MISSING
+
+
+def rows_length(call: Call) -> int:
+    """Samples of the rows of a call, see forms.py; at most that many where seq_idx cuts them."""
+    if call.mode == "circular":
+        return call.length if call.length == LONGEST else call.length + min(call.taps, call.length) - 1
+    ahead = min(call.start, call.length - 1) if call.mode == "two_sided" else 0
+    return call.outputs + ahead
 
 
 def refuses(call: Call) -> str | None:
     """Why the CUDA kernels cannot run a call; None where they can."""
     if call.device != "cuda":
         return f"u is on {call.device}; move the tensors to a GPU, or take impl='auto'."
-    missing = toolchain()
+    missing = toolchain() or unavailable_transform(call)
     if missing is not None:
         return missing
     if call.double or call.precision == "fp16x" or call.dtype not in IO:
         return f"its arithmetic is fp32, asked for: {call.dtype}, precision={call.precision!r}; take impl='torch'."
-    if call.mode != "causal" or call.packed:
-        what = "seq_idx" if call.packed else f"mode={call.mode!r}"
-        return f"{what} has no kernel yet; take impl='torch'."
-    if call.length > LONGEST:
-        return f"L={call.length}; the kernels hold up to L={LONGEST}; take impl='torch'."
-    return None
-
-
-def rows(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """x in a dtype, with unit stride in time."""
-    if x is None:
+    length = rows_length(call)
+    if length > LONGEST:
+        return f"mode={call.mode!r} needs rows of {length} samples, the kernels hold {LONGEST}; take impl='torch'."
+    # Whether this GPU's shared memory holds a row: an operator that is compiled finds out when it runs.
+    if torch.compiler.is_compiling() or forward_fits(length, call.dtype, (True, True), torch.cuda.current_device()):
         return None
-    x = x.to(dtype)
-    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+    return f"no kernel holds {length} samples in this GPU's shared memory; take impl='torch'."
 
 
-def operands(u: Tensor, k: Tensor, pregate: Tensor | None, postgate: Tensor | None, skip: Tensor | None) -> Any:
-    """What launch.py takes: one dtype for u and gates, fp32 for the filter, no more taps than outputs see."""
-    from .launch import Operands
+def convolve(
+    run: Convolve,
+    u: Tensor,
+    k: Tensor,
+    pregate: Gate,
+    postgate: Gate,
+    skip: Gate,
+    seq_idx: Tensor | None,
+    mode: str,
+) -> Tensor:
+    """The output of a call by what runs its rows; contiguous, in u's dtype."""
+    dtype = engine.dtype_of(u, pregate, postgate)
+    if seq_idx is None:
+        form = forms.form_of(mode, u.shape[2], k.shape[1])
+        y = forms.convolve(run, form, u, k, pregate, postgate, skip, dtype)
+    else:
+        y = packing.convolve_packed(run, mode, u, k, pregate, postgate, skip, seq_idx, dtype)
+    return y.to(u.dtype).contiguous()
 
-    dtype = u.dtype if all(g is None or g.dtype == u.dtype for g in (pregate, postgate)) else torch.float32
-    k = k[:, : u.shape[2]].float().contiguous()
-    skip = None if skip is None else skip.float().contiguous()
-    return Operands(rows(u, dtype), k, rows(pregate, dtype), rows(postgate, dtype), skip)  # type: ignore[arg-type]
+
+def differentiate(
+    run: Differentiate,
+    dy: Tensor,
+    u: Tensor,
+    k: Tensor,
+    pregate: Gate,
+    postgate: Gate,
+    skip: Gate,
+    seq_idx: Tensor | None,
+    mode: str,
+) -> list[Tensor]:
+    """The gradients of a call by what runs its rows: those that are there, contiguous; dk and dskip in fp32."""
+    dtype = engine.dtype_of(u, pregate, postgate)
+    if seq_idx is None:
+        form = forms.form_of(mode, u.shape[2], k.shape[1])
+        grads = forms.differentiate(run, form, dy, u, k, pregate, postgate, skip, dtype)
+    else:
+        grads = packing.differentiate_packed(run, mode, dy, u, k, pregate, postgate, skip, seq_idx, dtype)
+    pairs = zip(grads, (u, None, pregate, postgate, None), strict=True)
+    return [(d.float() if like is None else d.to(like.dtype)).contiguous() for d, like in pairs if d is not None]
 
 
 @torch.library.custom_op("farfield::fftconv_cuda", mutates_args=(), device_types="cuda")
-def conv_cuda(u: Tensor, k: Tensor, pregate: Tensor | None, postgate: Tensor | None, skip: Tensor | None) -> Tensor:
-    """y = postgate * (causal conv(pregate * u, k) + skip * (pregate * u)), contiguous, in u's dtype."""
-    from .launch import forward
-
-    return forward(operands(u, k, pregate, postgate, skip)).to(u.dtype)
+def conv_cuda(
+    u: Tensor,
+    k: Tensor,
+    pregate: Tensor | None,
+    postgate: Tensor | None,
+    skip: Tensor | None,
+    seq_idx: Tensor | None = None,
+    mode: str = "causal",
+) -> Tensor:
+    """y = postgate * (conv(pregate * u, k) + skip * (pregate * u)), contiguous, in u's dtype."""
+    with torch.cuda.device(u.device):
+        return convolve(engine.by_kernels, u, k, pregate, postgate, skip, seq_idx, mode)
 
 
 @conv_cuda.register_fake
-def _(u: Tensor, k: Tensor, pregate: Tensor | None, postgate: Tensor | None, skip: Tensor | None) -> Tensor:
-    return u.new_empty(u.shape)
+def _(
+    u: Tensor,
+    k: Tensor,
+    pregate: Tensor | None,
+    postgate: Tensor | None,
+    skip: Tensor | None,
+    seq_idx: Tensor | None = None,
+    mode: str = "causal",
+) -> Tensor:
+    return u.new_empty(u.shape[0], u.shape[1], u.shape[2] + (k.shape[1] - 1 if mode == "full" else 0))
 
 
 @torch.library.custom_op("farfield::fftconv_cuda_backward", mutates_args=(), device_types="cuda")
 def conv_cuda_backward(
-    dy: Tensor, u: Tensor, k: Tensor, pregate: Tensor | None, postgate: Tensor | None, skip: Tensor | None
+    dy: Tensor,
+    u: Tensor,
+    k: Tensor,
+    pregate: Tensor | None,
+    postgate: Tensor | None,
+    skip: Tensor | None,
+    seq_idx: Tensor | None = None,
+    mode: str = "causal",
 ) -> list[Tensor]:
     """[du, dk (fp32), dpregate, dpostgate, dskip (fp32)] of those that are there, in this order."""
-    from .gradient import backward
-
-    x = operands(u, k, pregate, postgate, skip)
-    du, dpre, dpost, dk, dskip = backward(x, rows(dy, x.u.dtype))  # type: ignore[arg-type]
-    if dk.shape[1] < k.shape[1]:
-        dk = torch.nn.functional.pad(dk, (0, k.shape[1] - dk.shape[1]))
-    pairs = ((du, u), (dk, None), (dpre, pregate), (dpost, postgate), (dskip, None))
-    return [d if like is None else d.to(like.dtype) for d, like in pairs if d is not None]
-
-
-def composite_gradients(
-    dy: Tensor, u: Tensor, k: Tensor, pregate: Tensor | None, postgate: Tensor | None, skip: Tensor | None
-) -> list[Tensor]:
-    """The same by torch.fft, where no kernel holds a row."""
-    u, k = u.detach().requires_grad_(), k.detach().requires_grad_()
-    pregate, postgate, skip = (None if x is None else x.detach().requires_grad_() for x in (pregate, postgate, skip))
-    with torch.enable_grad(), torch.autocast("cuda", enabled=False):
-        y = fftconv_composite(u, k, pregate, postgate, skip, None, 0, u.shape[2], 0, torch.float32)
-    present = [x for x in (u, k, pregate, postgate, skip) if x is not None]
-    grads = torch.autograd.grad(y, present, dy.to(y.dtype))
-    fp32 = [x is k or x is skip for x in present]
-    return [g.float() if wide else g for g, wide in zip(grads, fp32, strict=True)]
+    with torch.cuda.device(u.device):
+        return differentiate(engine.gradients_by_kernels, dy, u, k, pregate, postgate, skip, seq_idx, mode)
 
 
 @conv_cuda_backward.register_fake
 def _(
-    dy: Tensor, u: Tensor, k: Tensor, pregate: Tensor | None, postgate: Tensor | None, skip: Tensor | None
+    dy: Tensor,
+    u: Tensor,
+    k: Tensor,
+    pregate: Tensor | None,
+    postgate: Tensor | None,
+    skip: Tensor | None,
+    seq_idx: Tensor | None = None,
+    mode: str = "causal",
 ) -> list[Tensor]:
     dk = k.new_empty(k.shape, dtype=torch.float32)
     dskip = None if skip is None else skip.new_empty(skip.shape, dtype=torch.float32)
@@ -116,33 +170,56 @@ def _(
 
 def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Keep the inputs only."""
-    ctx.save_for_backward(*inputs)
+    ctx.save_for_backward(*inputs[:6])
+    ctx.mode = inputs[6]
 
 
 def gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of conv_cuda."""
-    given = ctx.saved_tensors
-    u, gates = given[0], (given[2] is not None, given[3] is not None)
-    held = backward_fits(u.shape[2], u.element_size(), gates, u.device.index or 0)
-    found = iter((conv_cuda_backward if held else composite_gradients)(dy, *given))
-    return tuple(None if x is None else next(found).to(x.dtype) for x in given)
+    """Gradients of conv_cuda; where they are to be differentiated again, out of torch.fft calls."""
+    *given, seq_idx = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return (*differentiable_gradients(dy, given, seq_idx, ctx.mode), None, None)
+    found = iter(conv_cuda_backward(dy, *given, seq_idx, ctx.mode))
+    return (*(None if x is None else next(found).to(x.dtype) for x in given), None, None)
+
+
+def differentiable_gradients(
+    dy: Tensor, given: list[Tensor | None], seq_idx: Tensor | None, mode: str
+) -> list[Tensor | None]:
+    """The gradients of a call with a graph behind them."""
+    u, k, pregate, postgate, skip = given
+    assert u is not None
+    assert k is not None
+    start, outputs, period = window(mode, u.shape[2], k.shape[1])
+    y = fftconv_composite(u, k, pregate, postgate, skip, seq_idx, start, outputs, period, torch.float32)
+    wanted = [x for x in given if x is not None and x.requires_grad]
+    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
+    return [next(found) if x is not None and x.requires_grad else None for x in given]
 
 
 conv_cuda.register_autograd(gradients, setup_context=keep)
 
 
 def run_cuda(
-    call: Call,
-    u: Tensor,
-    k: Tensor,
-    pregate: Tensor | None,
-    postgate: Tensor | None,
-    skip: Tensor | None,
-    seq_idx: Tensor | None,
+    call: Call, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, seq_idx: Tensor | None
 ) -> Tensor:
     """A checked call by the CUDA kernels."""
     if call.blh:
         u = u.transpose(1, 2)
         pregate, postgate = (None if g is None else g.transpose(1, 2) for g in (pregate, postgate))
-    y: Tensor = conv_cuda(u, k, pregate, postgate, skip)
+    y: Tensor = conv_cuda(u, k, pregate, postgate, skip, seq_idx, call.mode)
+    return y.transpose(1, 2).contiguous() if call.blh else y
+
+
+@torch.no_grad()
+def run_with_spectra(
+    call: Call, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, spectra: Spectra
+) -> Tensor:
+    """A checked call, without gradients, whose filter's spectra are read from, or kept in, `spectra`."""
+    if call.blh:
+        u = u.transpose(1, 2)
+        pregate, postgate = (None if g is None else g.transpose(1, 2) for g in (pregate, postgate))
+    run = partial(engine.by_kernels, spectra=spectra)
+    with torch.cuda.device(u.device):
+        y = convolve(run, u, k, pregate, postgate, skip, None, call.mode)
     return y.transpose(1, 2).contiguous() if call.blh else y

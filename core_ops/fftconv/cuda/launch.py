@@ -4,7 +4,7 @@ Shapes: u, gates (B, H, L) with unit stride in time; k (G, Lk) fp32, contiguous;
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -14,9 +14,23 @@ from torch import Tensor
 
 from ...errors import KernelUnavailable
 from .nvrtc import Module
-from .plan import FORWARD, IO, Device, RowPlan, device_of, fft_size, first_fitting, long_fitting
+from .plan import (
+    FORWARD,
+    IO,
+    Device,
+    LongPlan,
+    RowPlan,
+    device_of,
+    fft_size,
+    first_fitting,
+    long_fitting,
+    wide_intermediates,
+)
 
 SPECTRUM_BYTES = 256 << 20  # spectra and intermediates beyond this are made for some channels at a time
+LEAST_BYTES = 32 << 20  # intermediates under this are made for all channels at once
+# A filter's spectra by what made them: filled where they are not there, read where they are.
+Spectra = dict[Any, tuple[Tensor, ...]]
 
 
 @cache
@@ -106,71 +120,122 @@ class Operands:
         )  # fmt: skip
 
 
-def forward(x: Operands) -> Tensor:
+@cache
+def row_plan(size: int, dtype: torch.dtype, pregate: bool, staged: bool, index: int) -> RowPlan | None:
+    """The one-launch plan of rows; None where three passes are needed."""
+    item = dtype.itemsize
+    plans = FORWARD.get((size, item), ())
+    return first_fitting(plans, device_of(index), staged, lambda p: p.forward_bytes(item, pregate))
+
+
+@cache
+def row_kernels(plan: RowPlan, dtype: torch.dtype, gates: tuple[bool, bool], circular: bool, index: int) -> Module:
+    """onepass.cuh of a plan."""
+    return built("onepass.cuh", {**plan.options(IO[dtype], *gates), "SHIFT": int(not circular)}, index)
+
+
+def forward(x: Operands, circular: bool = False, spectra: Spectra | None = None) -> Tensor:
     """y (B, H, L), contiguous.
 
+    Args:
+        x: The inputs. circular: With period L, a power of two, at least 128.
+        spectra: Read for the filter's spectrum, and filled.
     Raises: KernelUnavailable: no plan fits this device.
     """
-    u = x.u
+    u, index = x.u, x.u.device.index
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    device, size, item = device_of(u.device.index), fft_size(u.shape[2]), u.element_size()
-    staged, gates = aligned(u, x.pregate, x.postgate, y), (x.pregate is not None, x.postgate is not None)
-    plan = first_fitting(FORWARD.get((size, item), ()), device, staged, lambda p: p.forward_bytes(item, gates[0]))
+    size, gates = fft_size(u.shape[2]), (x.pregate is not None, x.postgate is not None)
+    staged = aligned(u, x.pregate, x.postgate, y)
+    plan = row_plan(size, u.dtype, gates[0], staged, index)
     if plan is None:
-        long_forward(x, y, size, staged)
+        long_forward(x, y, size, staged, circular, spectra)
         return y
-    options = plan.options(IO[u.dtype], *gates)
-    for first, count in channel_chunks(u.shape[1], x.per_group, size * 8 if plan.spectrum == 2 else 0, SPECTRUM_BYTES):
+    whole = None
+    if spectra is not None:
+        plan = replace(plan, spectrum=2)
+        if plan.radices not in spectra:
+            spectra[plan.radices] = (spectrum_of(plan, x.k, x.skip, u.shape[1], circular),)
+        (whole,) = spectra[plan.radices]
+    reads, device, kernels = plan.spectrum == 2, device_of(index), row_kernels(plan, u.dtype, gates, circular, index)
+    shared, threads = plan.forward_bytes(u.element_size(), gates[0]), plan.group_threads * plan.groups
+    made = size * 8 if reads and whole is None else 0
+    for first, count in channel_chunks(u.shape[1], x.per_group, made, SPECTRUM_BYTES):
         part, out = x.channels(first, count), cut(y, first, count)
-        kf = spectrum_of(plan, part.k, part.skip, count) if plan.spectrum == 2 else None
-        splits = splits_for(u.shape[0], count, plan, device, 8 if plan.spectrum == 2 else 64)
-        built("onepass.cuh", options, u.device.index).launch(
-            "forward", count * splits, plan.group_threads * plan.groups, plan.forward_bytes(item, gates[0]),
-            part.u.data_ptr(), address(part.pregate), address(part.postgate), out.data_ptr(), part.k.data_ptr(),
-            address(kf), address(part.skip), *strides(part.u, part.pregate, part.postgate, out), part.k.stride(0),
+        kf = None if whole is None else whole[first : first + count]
+        kf = spectrum_of(plan, part.k, part.skip, count, circular) if made else kf
+        splits = splits_for(u.shape[0], count, plan, device, 8 if reads else 64)
+        kernels.launch(
+            "forward", count * splits, threads, shared, part.u.data_ptr(), address(part.pregate),
+            address(part.postgate), out.data_ptr(), part.k.data_ptr(), address(kf), address(part.skip),
+            *strides(part.u, part.pregate, part.postgate, out), part.k.stride(0),
             *(np.int32(n) for n in (u.shape[0], count, u.shape[2], part.k.shape[1], x.per_group, splits)),
         )  # fmt: skip
     return y
 
 
-def long_forward(x: Operands, y: Tensor, size: int, staged: bool) -> None:
-    """y by three passes, over as many channels at a time as SPECTRUM_BYTES of intermediates allow."""
-    u, k, item = x.u, x.k, x.u.element_size()
-    device, wide, index = device_of(u.device.index), item == 4, u.device.index
+@dataclass(frozen=True)
+class Columns:
+    """The column passes of a long plan on a device."""
+
+    plan: LongPlan
+    sms: int
+
+    def __call__(self, module: Module, name: str, rows: int, shared: int, *arguments: Any) -> None:
+        """Launch one over some rows."""
+        steps = max(1, min(rows, 8 * self.sms // self.plan.tiles))
+        module.launch(name, self.plan.tiles * steps, self.plan.threads, shared, *arguments, np.int32(rows))
+
+
+def filter_columns(columns: Columns, filters: Module, k: Tensor, point: int) -> tuple[Tensor, Tensor]:
+    """The columns of filters (G, Lk), and their scales."""
+    plan, groups = columns.plan, k.shape[0]
+    w = torch.empty(groups * plan.size * point // 4, dtype=torch.int32, device=k.device).view(groups, -1)
+    scales = torch.empty(groups, plan.tiles, device=k.device)
+    columns(
+        filters, "columns_forward", groups, plan.forward_bytes(4, False, aligned(k[None])), k.data_ptr(), 0,
+        w.data_ptr(), scales.data_ptr(), 0, k.stride(0), 0, 0, np.int32(groups), np.int32(k.shape[1]),
+    )  # fmt: skip
+    return w, scales
+
+
+def long_forward(
+    x: Operands, y: Tensor, size: int, staged: bool, circular: bool = False, spectra: Spectra | None = None
+) -> None:
+    """y by three passes, over as many channels at a time as the bound on intermediates allows."""
+    u, k, item, index = x.u, x.k, x.u.element_size(), x.u.device.index
+    device, wide = device_of(index), wide_intermediates(size, u.dtype)
     gates = x.pregate is not None, x.postgate is not None
-    plan = long_fitting(size, item, device, *gates, staged)
+    plan = long_fitting(size, item, device, *gates, staged, wide)
+    if plan is None:
+        staged, plan = False, long_fitting(size, item, device, *gates, False, wide)
     if plan is None:
         raise KernelUnavailable(
             f"fftconv: impl='cuda' has no plan for L={u.shape[2]} in {device.block_bytes} bytes of shared memory; "
             "take impl='torch'."
         )
-    kernels = built("threepass.cuh", plan.options(IO[u.dtype], *gates, staged, wide, device), index)
-    filters = built("threepass.cuh", plan.options(0, False, False, aligned(k[None]), wide, device), index)
-    point, batch, length, n1 = 8 if wide else 4, u.shape[0], u.shape[2], plan.lines
-    k = k.clone() if x.skip is not None and x.per_group == 1 else k
+    shift = {"SHIFT": int(not circular)}
+    kernels = built("threepass.cuh", {**plan.options(IO[u.dtype], *gates, staged, wide, device), **shift}, index)
+    filters = built("threepass.cuh", {**plan.options(0, False, False, aligned(k[None]), wide, device), **shift}, index)
+    point, batch, length, n1, columns = 8 if wide else 4, u.shape[0], u.shape[2], plan.lines, Columns(plan, device.sms)
+    key = (plan.column, plan.columns, plan.row.radices, wide)
     if x.skip is not None:
-        k = k.repeat_interleave(x.per_group, 0) if x.per_group > 1 else k
+        k = k.repeat_interleave(x.per_group, 0) if x.per_group > 1 else k.clone()
         k[:, 0] += x.skip
-    x = Operands(u, k[:, :length], x.pregate, x.postgate, None)
-
-    def columns(module: Module, name: str, rows: int, shared: int, *arguments: Any) -> None:
-        steps = max(1, min(rows, 8 * device.sms // plan.tiles))
-        module.launch(name, plan.tiles * steps, plan.threads, shared, *arguments, np.int32(rows))
-
-    limit = max(SPECTRUM_BYTES, 19 * u.numel() * item // 10)
-    for first, count in channel_chunks(u.shape[1], x.per_group, size * point * (batch + 1), limit):
+        x = Operands(u, k, x.pregate, x.postgate, None)
+    if spectra is not None and key not in spectra:
+        spectra[key] = filter_columns(columns, filters, k, point)
+    held = None if spectra is None else spectra[key]
+    per_channel = size * point * (batch + (held is None))
+    for first, count in channel_chunks(u.shape[1], x.per_group, per_channel, intermediate_bytes(u, size)):
         part, out = x.channels(first, count), cut(y, first, count)
-        groups = part.k.shape[0]
+        first_filter, groups = first // x.per_group, part.k.shape[0]
+        if held is None:
+            wk, of_filter = filter_columns(columns, filters, part.k, point)
+        else:
+            wk, of_filter = (t[first_filter : first_filter + groups] for t in held)
         w = torch.empty(batch * count * size * point // 4, dtype=torch.int32, device=u.device)
-        wk = torch.empty(groups * size * point // 4, dtype=torch.int32, device=u.device)
-        scales = torch.empty((batch * count + groups) * plan.tiles + batch * count * n1, device=u.device)
-        of_tiles, of_filter = scales, scales[batch * count * plan.tiles :]
-        of_rows = of_filter[groups * plan.tiles :]
+        of_tiles, of_rows = (torch.empty(batch * count * n, device=u.device) for n in (plan.tiles, n1))
         sizes = np.int32(count), np.int32(length)
-        columns(
-            filters, "columns_forward", groups, plan.forward_bytes(4, False, aligned(k[None])), part.k.data_ptr(), 0,
-            wk.data_ptr(), of_filter.data_ptr(), 0, part.k.stride(0), 0, 0, np.int32(groups), np.int32(part.k.shape[1]),
-        )  # fmt: skip
         columns(
             kernels, "columns_forward", batch * count, plan.forward_bytes(item, gates[0], staged), part.u.data_ptr(),
             address(part.pregate), w.data_ptr(), of_tiles.data_ptr(), *strides(part.u, part.pregate), *sizes,
@@ -187,4 +252,12 @@ def long_forward(x: Operands, y: Tensor, size: int, staged: bool) -> None:
             *sizes,
         )  # fmt: skip
         # the next chunk may take this memory
-        del w, wk, scales, of_tiles, of_filter, of_rows
+        del w, wk, of_tiles, of_filter, of_rows
+
+
+def intermediate_bytes(u: Tensor, size: int) -> int:
+    """The most that three passes may hold: with the output, what the README promises."""
+    output = u.numel() * u.element_size()
+    if size <= 1 << 15:
+        return max(LEAST_BYTES, min(SPECTRUM_BYTES, u.shape[1] * size * 8) + output // 10)
+    return max(SPECTRUM_BYTES, 19 * output // 10)

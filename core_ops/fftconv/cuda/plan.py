@@ -264,9 +264,16 @@ LONG: dict[int, tuple[LongPlan, ...]] = {
 }
 
 
-def long_fitting(size: int, item: int, device: Device, pregate: bool, postgate: bool, staged: bool) -> LongPlan | None:
+def wide_intermediates(size: int, dtype: torch.dtype) -> bool:
+    """Whether what lies between the passes is fp32: where fp16 would be seen beside the rounding of the output."""
+    return dtype == torch.float32 or (dtype == torch.float16 and size <= 1 << 15)
+
+
+def long_fitting(
+    size: int, item: int, device: Device, pregate: bool, postgate: bool, staged: bool, wide: bool | None = None
+) -> LongPlan | None:
     """The first three-pass plan that fits, with the column blocks that shared memory holds."""
-    wide = item == 4
+    wide = item == 4 if wide is None else wide
     for plan in LONG.get(size, ()):
         needed = max(
             plan.forward_bytes(item, pregate, staged),
@@ -279,3 +286,12 @@ def long_fitting(size: int, item: int, device: Device, pregate: bool, postgate: 
         rows = max(1, min(plan.row.blocks, device.sm_bytes // (plan.row_bytes(wide) + RESERVED)))
         return replace(plan, column_blocks=columns, row=replace(plan.row, blocks=rows))
     return None
+
+
+@cache
+def forward_fits(length: int, dtype: torch.dtype, gates: tuple[bool, bool], index: int) -> bool:
+    """Whether a kernel on this device holds a row, however it is aligned."""
+    size, item, device = fft_size(length), dtype.itemsize, device_of(index)
+    if first_fitting(FORWARD.get((size, item), ()), device, False, lambda p: p.forward_bytes(item, gates[0])):
+        return True
+    return long_fitting(size, item, device, *gates, False, wide_intermediates(size, dtype)) is not None
