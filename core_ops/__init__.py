@@ -2,12 +2,13 @@
 
 from .companion_ssm import closed_loop_kernel, companion_kernel, companion_scan, rtf_kernel
 from .errors import DtypeError, KernelUnavailable, ShapeError
-from .fftconv import FFTConv, explain, fftconv
+from .fftconv import FFTConv, FilterSpectrum, explain, fftconv
 from .short_conv import short_conv
 
 __all__ = [
     "DtypeError",
     "FFTConv",
+    "FilterSpectrum",
     "KernelUnavailable",
     "ShapeError",
     "closed_loop_kernel",

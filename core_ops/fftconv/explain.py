@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .call import Call, Layout, Precision, check
-from .modes import Mode, Problem, problem_of
+from .cuda.forms import form_of
+from .cuda.launch import intermediate_bytes
+from .cuda.plan import ONE_LAUNCH, fft_size
+from .modes import Mode, problem_of
 from .op import REGISTRY
-from .plans import CpuPlan, planned, smooth_size
+from .plans import smooth_size
+from .spectrum import planned_for
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def plan_of(call: Call, name: str) -> Plan:
     if name == "reference":
         square = call.channels * call.length * call.outputs * real
         return Plan(name, "definition", 0, 3 * square, "the definition, O(L^2): for tests")
+    if name == "cuda":
+        return cuda_plan(call)
     problem = problem_of(call.length, call.taps, call.start, call.outputs, call.period)
     if problem is None:
         return Plan(name, "zeros", 0, 0, "no tap reaches an output")
@@ -83,8 +88,12 @@ def plan_of(call: Call, name: str) -> Plan:
     return Plan(name, plan.kind, plan.size, plan.scratch, plan.reason)
 
 
-def planned_for(call: Call) -> tuple[Problem, CpuPlan] | tuple[None, None]:
-    """The problem and the CPU plan of a checked call."""
-    width, threads = call.channels // call.groups, torch.get_num_threads()
-    window = (call.start, call.outputs, call.period)
-    return planned(call.length, call.taps, *window, call.batch, call.groups, width, call.double, threads, False)
+def cuda_plan(call: Call) -> Plan:
+    """The Plan of a checked call by the CUDA kernels."""
+    form = form_of(call.mode, call.length, call.taps)
+    size, circular = fft_size(form.length), "circular" if form.circular else "causal"
+    why = f"rows of {form.length} samples, {circular}"
+    if size <= ONE_LAUNCH:
+        return Plan("cuda", "one_launch", size, 0, f"{why}: a row fits on one multiprocessor")
+    held = intermediate_bytes(call.batch * call.channels * form.length * call.dtype.itemsize, call.channels, size)
+    return Plan("cuda", "three_passes", size, held, f"{why}: columns, rows with the product inside, columns")

@@ -11,14 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ShapeError
-from ..pages import on_huge_pages
-from . import cpu
-from .call import Call, Layout, Precision, check
-from .custom import allocate, conv, transpose
-from .explain import planned_for
+from .call import Layout, Precision
+from .custom import conv
 from .modes import Mode
-from .op import REGISTRY, fftconv
-from .runner import Spectra
+from .op import fftconv
+from .spectrum import FilterSpectrum
 
 # Steps between two looks back at the whole history.
 BLOCK = 256
@@ -43,9 +40,9 @@ class StreamState:
 class FFTConv(nn.Module):
     """fftconv with a filter and skip of its own: y = postgate * (conv(pregate * u, k) + skip * (pregate * u)).
 
-    In eval mode without gradients on a CPU the filter's spectrum is kept. It is made anew when k was changed in place,
-    replaced, loaded, moved or cast, and dropped by train(); only a write to k.data in eval mode goes unseen: call
-    forget() after it.
+    In eval mode without gradients the filter's spectrum is kept, on a CPU and on a GPU. It is made anew when k was
+    changed in place, replaced, loaded, moved or cast, and dropped by train(); only a write to k.data in eval mode goes
+    unseen: call forget() after it.
 
     Args:
         channels: H. taps: Lk. groups: Filters, dividing H; H when absent. skip: Whether there is a skip.
@@ -74,7 +71,7 @@ class FFTConv(nn.Module):
         self.cache_bytes = cache_bytes
         self.k = nn.Parameter(torch.empty(groups or channels, taps, device=device, dtype=dtype))
         self.skip = nn.Parameter(torch.empty(channels, device=device, dtype=dtype)) if skip else None
-        self.kept: dict[tuple[Any, ...], Spectra] = {}
+        self.kept: dict[Any, Any] = {}
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -92,44 +89,13 @@ class FFTConv(nn.Module):
             u: (B, H, L) or (B, L, H). pregate: As u. postgate: As the output. seq_idx: (B, L).
         Returns: The output in u's dtype and layout.
         """
-        given = (u, self.k, pregate, postgate, self.skip)
-        wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
-        compiling = torch.compiler.is_compiling()
-        if not (self.training or wanted or compiling or seq_idx is not None or self.k.is_inference()):
-            call = check(u, self.k, self.mode, pregate, postgate, self.skip, None, self.precision, self.layout)
-            if REGISTRY.choose(self.impl, call).name == "cpu" and type(u) is Tensor:
-                return self.with_kept_spectrum(call, u, pregate, postgate)
+        k: Tensor | FilterSpectrum = self.k
+        if not (self.training or torch.compiler.is_compiling()):
+            k = FilterSpectrum(self.k, cache_bytes=self.cache_bytes, kept=self.kept)
         return fftconv(
-            u, self.k, mode=self.mode, pregate=pregate, postgate=postgate, skip=self.skip, seq_idx=seq_idx,
+            u, k, mode=self.mode, pregate=pregate, postgate=postgate, skip=self.skip, seq_idx=seq_idx,
             precision=self.precision, impl=self.impl, layout=self.layout,
         )  # fmt: skip
-
-    @torch.no_grad()
-    def with_kept_spectrum(self, call: Call, u: Tensor, pregate: Tensor | None, postgate: Tensor | None) -> Tensor:
-        """The CPU plan of a checked call, its filter's spectrum read from the last call or kept for the next."""
-        y = on_huge_pages(allocate(u, call.outputs, call.blh))
-        blh = call.blh
-        cpu.convolve(
-            u.transpose(1, 2) if blh else u, self.k, y.transpose(1, 2) if blh else y,
-            pregate=transpose(pregate, blh), postgate=transpose(postgate, blh), skip=self.skip, seq_idx=None,
-            window=(call.start, call.outputs, call.period), flip=False,
-            dtype=torch.float64 if call.double else torch.float32, spectra=self.spectra_of(call),
-        )  # fmt: skip
-        return y
-
-    def spectra_of(self, call: Call) -> Spectra | None:
-        """Where the spectra of this call are kept; None where they would exceed cache_bytes."""
-        problem, plan = planned_for(call)
-        if problem is None or plan is None:
-            return None
-        if plan.kind in ("taps", "split") or call.groups * plan.size * (16 if call.double else 8) > self.cache_bytes:
-            return None
-        cut = (problem.k0, problem.k1, problem.alias)
-        key = (self.k.data_ptr(), self.k._version, self.k.dtype, plan.kind, plan.size, plan.most, *cut, call.double)
-        if key not in self.kept:
-            # One filter, one length at a time: an older spectrum is not needed again.
-            self.kept = {key: {}}
-        return self.kept[key]
 
     def forget(self) -> None:
         """Drop the kept spectrum."""

@@ -15,8 +15,11 @@ from .composite import fftconv_composite
 from .cuda.impl import refuses as refuses_cuda
 from .cuda.impl import run_cuda
 from .custom import conv, transpose
+from .flashfft import refuses as refuses_flashfftconv
+from .flashfft import run_flashfftconv
 from .modes import Mode
 from .reference import fftconv_reference
+from .spectrum import FilterSpectrum
 
 Gate = Tensor | None
 
@@ -76,13 +79,14 @@ REGISTRY: Registry[Call, Run] = Registry("fftconv")
 REGISTRY.register(Implementation("cpu", run_cpu, refuses_cpu))
 REGISTRY.register(Implementation("cuda", run_cuda, refuses_cuda))
 REGISTRY.register(Implementation("torch", run_torch, unavailable_fp16x))
+REGISTRY.register(Implementation("flashfftconv", run_flashfftconv, refuses_flashfftconv, automatic=False))
 REGISTRY.register(Implementation("reference", run_reference, unavailable_fp16x, automatic=False))
 
 
 # x and y stand for h and l, or for l and h with layout="blh"; p and q for h and the outputs.
 def fftconv(
     u: Float[Tensor, "b x y"],
-    k: Float[Tensor, "g lk"],
+    k: Float[Tensor, "g lk"] | FilterSpectrum,
     *,
     mode: Mode = "causal",
     pregate: Float[Tensor, "b x y"] | None = None,
@@ -104,7 +108,8 @@ def fftconv(
     Args:
         u: Input (B, H, L), or (B, L, H) with layout="blh"; float32, float16, bfloat16 or float64, any strides.
         k: Filter (H, Lk), or (G, Lk) with G dividing H: channel h reads filter h // (H / G). Lk may be shorter or
-            longer than L; float32 or float64; a 16-bit k is upcast.
+            longer than L; float32 or float64; a 16-bit k is upcast. Or FilterSpectrum(k): calls without gradients
+            transform the filter once.
         mode: Which outputs, see above.
         pregate: Multiplies u, of its shape.
         postgate: Multiplies the output, of its shape: in mode "full" it covers all L + Lk - 1 outputs.
@@ -114,7 +119,8 @@ def fftconv(
         precision: "auto" computes in float32, or in float64 where u or k is; "fp32", "fp64" say which; "fp16x"
             (16-bit operands) needs a GPU kernel.
         impl: "auto", "cpu" (measured plans), "torch" (torch.fft calls, any device, any transform of torch.func),
-            "cuda" (compiled kernels for NVIDIA GPUs) or "reference" (the definition, O(L^2)).
+            "cuda" (compiled kernels for NVIDIA GPUs), "flashfftconv" (that package, where it is importable) or
+            "reference" (the definition, O(L^2)).
         layout: "bhl" or "blh", of u, the gates and the output.
     Returns: (B, H, L), (B, H, L + Lk - 1) when full, or the same with time before channels; in u's dtype. Under
         autocast nothing is cast: inputs keep their dtypes, the sums are float32.
@@ -122,5 +128,10 @@ def fftconv(
     Complexity: O(B H L log L) time; memory: the output and a scratch bound, 256 MB unless set_scratch_bytes says so.
     Source: Fu et al. 2023, "FlashFFTConv", arXiv:2311.05908, for the fused form; README.md for the algorithms.
     """
+    kept = k if isinstance(k, FilterSpectrum) else None
+    k = k.k if isinstance(k, FilterSpectrum) else k
     call = check(u, k, mode, pregate, postgate, skip, seq_idx, precision, layout)
-    return REGISTRY.choose(impl, call).run(call, u, k, pregate, postgate, skip, seq_idx)
+    chosen = REGISTRY.choose(impl, call)
+    if kept is not None and chosen.name in ("cpu", "cuda") and kept.serves(u, pregate, postgate, skip, seq_idx):
+        return kept.run(chosen.name, call, u, pregate, postgate, skip)
+    return chosen.run(call, u, k, pregate, postgate, skip, seq_idx)

@@ -213,7 +213,7 @@ def run_cuda(
 
 @torch.no_grad()
 def run_with_spectra(
-    call: Call, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, spectra: Spectra
+    call: Call, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, spectra: Spectra | None | None
 ) -> Tensor:
     """A checked call, without gradients, whose filter's spectra are read from, or kept in, `spectra`."""
     if call.blh:

@@ -226,7 +226,8 @@ def long_forward(
         spectra[key] = filter_columns(columns, filters, k, point)
     held = None if spectra is None else spectra[key]
     per_channel = size * point * (batch + (held is None))
-    for first, count in channel_chunks(u.shape[1], x.per_group, per_channel, intermediate_bytes(u, size)):
+    limit = intermediate_bytes(y.numel() * item, u.shape[1], size)
+    for first, count in channel_chunks(u.shape[1], x.per_group, per_channel, limit):
         part, out = x.channels(first, count), cut(y, first, count)
         first_filter, groups = first // x.per_group, part.k.shape[0]
         if held is None:
@@ -255,9 +256,8 @@ def long_forward(
         del w, wk, of_tiles, of_filter, of_rows
 
 
-def intermediate_bytes(u: Tensor, size: int) -> int:
-    """The most that three passes may hold: with the output, what the README promises."""
-    output = u.numel() * u.element_size()
+def intermediate_bytes(output: int, channels: int, size: int) -> int:
+    """The most bytes that three passes hold beside an output of so many bytes."""
     if size <= 1 << 15:
-        return max(LEAST_BYTES, min(SPECTRUM_BYTES, u.shape[1] * size * 8) + output // 10)
+        return max(LEAST_BYTES, min(SPECTRUM_BYTES, channels * size * 8) + output // 10)
     return max(SPECTRUM_BYTES, 19 * output // 10)

@@ -96,14 +96,22 @@ def stream_at(handle: int) -> Any:
     return Stream.from_handle(handle)
 
 
+@cache
+def config_of(grid: int, block: int, shared: int) -> Any:
+    """A launch of so many blocks."""
+    from cuda.core import LaunchConfig
+
+    return LaunchConfig(grid=grid, block=block, shmem_size=shared)
+
+
 bound = threading.local()
 
 
 def bind(index: int) -> None:
     """Make a device's context current in this thread: autograd's threads come without one."""
-    from cuda.core import Device
+    if getattr(bound, "index", None) != index:
+        from cuda.core import Device
 
-    if getattr(bound, "index", None) is None:
         Device(index).set_current()
         bound.index = index
 
@@ -112,7 +120,7 @@ class Module:
     """The kernels of one source with one set of options on one device."""
 
     def __init__(self, source: str, options: Mapping[str, int], device: torch.device) -> None:
-        from cuda.core import ObjectCode
+        from cuda.core import ObjectCode, launch
 
         torch.cuda.init()  # type: ignore[no-untyped-call]
         with torch.cuda.device(device):
@@ -121,7 +129,8 @@ class Module:
             major, minor = torch.cuda.get_device_capability(device)
             arch = f"sm_{major}{minor}" + ("a" if major == 9 else "")
             self.code = ObjectCode.from_cubin(cubin(source, options, arch))
-        self.device = device
+        self.index: int = device.index
+        self.start = launch
         self.kernels: dict[str, Any] = {}
         self.shared: dict[str, int] = {}
 
@@ -134,7 +143,7 @@ class Module:
             self.shared[name] = 48 << 10
         if shared > self.shared[name]:
             attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            (status,) = driver.cuKernelSetAttribute(attribute, shared, self.kernels[name].handle, self.device.index)
+            (status,) = driver.cuKernelSetAttribute(attribute, shared, self.kernels[name].handle, self.index)
             if status != driver.CUresult.CUDA_SUCCESS:
                 raise RuntimeError(f"{name}: {shared} bytes of shared memory refused: {status}")
             self.shared[name] = shared
@@ -142,9 +151,7 @@ class Module:
 
     def launch(self, name: str, grid: int, block: int, shared: int, *arguments: Any) -> None:
         """Launch on torch's current stream; tensors go as addresses, ints as 64-bit, numpy scalars as they are."""
-        from cuda.core import LaunchConfig, launch
-
-        bind(self.device.index)
-        kernel = self.kernel(name, shared)
-        config = LaunchConfig(grid=grid, block=block, shmem_size=shared)
-        launch(stream_at(torch.cuda.current_stream(self.device).cuda_stream), config, kernel, *arguments)
+        bind(self.index)
+        kernel = self.kernels[name] if shared <= self.shared.get(name, -1) else self.kernel(name, shared)
+        stream = stream_at(torch._C._cuda_getCurrentRawStream(self.index))
+        self.start(stream, config_of(grid, block, shared), kernel, *arguments)

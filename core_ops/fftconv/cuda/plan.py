@@ -11,6 +11,7 @@ import torch
 
 IO = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 RESERVED = 1 << 10  # shared memory that the driver keeps for each block
+ONE_LAUNCH = 1 << 14  # the longest rows of one launch
 LONGEST = 1 << 22
 
 
