@@ -11,3 +11,7 @@ class DtypeError(TypeError):
 
 class KernelUnavailable(RuntimeError):
     """An implementation was named that this machine, or this call, cannot run."""
+
+
+class DomainError(ValueError):
+    """A number outside of what an operation is defined for: a query, a knot, a matrix that is singular, a NaN."""
