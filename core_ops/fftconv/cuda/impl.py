@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import KernelUnavailable
 from ..call import Call, unavailable_transform
 from ..composite import fftconv_composite
 from ..modes import window
@@ -107,6 +108,18 @@ def differentiate(
     return [(d.float() if like is None else d.to(like.dtype)).contiguous() for d, like in pairs if d is not None]
 
 
+def refuse_capture(seq_idx: Tensor | None) -> None:
+    """Packed sequences are sorted by length on the host, which a CUDA graph cannot do again.
+
+    Raises: KernelUnavailable.
+    """
+    if seq_idx is not None and torch.cuda.is_current_stream_capturing():
+        raise KernelUnavailable(
+            "fftconv: seq_idx is read on the host and cannot be captured in a CUDA graph; capture calls without it, or "
+            "pad the sequences to rows of their own."
+        )
+
+
 @torch.library.custom_op("farfield::fftconv_cuda", mutates_args=(), device_types="cuda")
 def conv_cuda(
     u: Tensor,
@@ -118,6 +131,7 @@ def conv_cuda(
     mode: str = "causal",
 ) -> Tensor:
     """y = postgate * (conv(pregate * u, k) + skip * (pregate * u)), contiguous, in u's dtype."""
+    refuse_capture(seq_idx)
     with torch.cuda.device(u.device):
         return convolve(engine.by_kernels, u, k, pregate, postgate, skip, seq_idx, mode)
 
@@ -147,6 +161,7 @@ def conv_cuda_backward(
     mode: str = "causal",
 ) -> list[Tensor]:
     """[du, dk (fp32), dpregate, dpostgate, dskip (fp32)] of those that are there, in this order."""
+    refuse_capture(seq_idx)
     with torch.cuda.device(u.device):
         return differentiate(engine.gradients_by_kernels, dy, u, k, pregate, postgate, skip, seq_idx, mode)
 
@@ -213,7 +228,7 @@ def run_cuda(
 
 @torch.no_grad()
 def run_with_spectra(
-    call: Call, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, spectra: Spectra | None | None
+    call: Call, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, spectra: Spectra | None
 ) -> Tensor:
     """A checked call, without gradients, whose filter's spectra are read from, or kept in, `spectra`."""
     if call.blh:
