@@ -1,14 +1,18 @@
 """fftconv against irfft(rfft(u, 2 L) K) of torch, side by side: `python -m benchmarks.bench_fftconv --out DIR`.
 
+On a GPU the rows are those of fftconv_gpu.py; `--lengths 4096,8192 --passes fwd --ours` runs some of them. On a CPU:
 Providers: farfield-auto transforms the filter in each call, farfield-cached is FFTConv with its kept spectrum;
 torch-rfft-cached multiplies by a spectrum made beforehand, torch-rfft transforms the filter too.
 """
 
+import argparse
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from benchmarks.fftconv_gpu import gpu_cases
 from benchmarks.harness import Bench, Row, main, measure_together, shape, speedup
 from farfield.core_ops import FFTConv, explain, fftconv
 
@@ -81,5 +85,22 @@ def cases(bench: Bench) -> Iterator[Row]:
             yield bench.row("fftconv", ours, "fwd", sizes, "fp32", metric="speedup", value=ratio)
 
 
+def chosen(arguments: list[str]) -> tuple[Callable[[Bench], Iterator[Row]], list[str]]:
+    """The cases that the command line asks for, and what is left of it."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--lengths", default="", help="GPU: lengths, separated by commas; all when absent")
+    parser.add_argument("--passes", default="fwd,bwd", help="GPU: fwd, bwd or both")
+    parser.add_argument("--ours", action="store_true", help="GPU: no peers")
+    given, rest = parser.parse_known_args(arguments)
+    lengths = {int(word) for word in given.lengths.split(",") if word}
+
+    def run(bench: Bench) -> Iterator[Row]:
+        if bench.device.type == "cuda":
+            return gpu_cases(bench, lengths, tuple(given.passes.split(",")), not given.ours)
+        return cases(bench)
+
+    return run, rest
+
+
 if __name__ == "__main__":
-    main("fftconv", cases)
+    main("fftconv", *chosen(sys.argv[1:]))
