@@ -89,7 +89,8 @@ class _Sums:
 
     def solve(self, cross: Tensor, penalty: float) -> Tensor:
         """(gram + penalty)^-1 cross, (L, n)."""
-        return self.vectors @ ((self.vectors.mT @ cross) / (self.values.clamp(min=0) + penalty)[:, None])
+        solution: Tensor = self.vectors @ ((self.vectors.mT @ cross) / (self.values.clamp(min=0) + penalty)[:, None])
+        return solution
 
     def best(self, validation: Windows, penalties: tuple[float, ...]) -> Ridge:
         """The regression of the best penalty."""

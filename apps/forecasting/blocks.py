@@ -23,7 +23,7 @@ def normalised(v: Tensor, config: SpaceTimeConfig) -> Tensor:
     """v / ||v||_p over the state, p = norm_order; v itself for p = 0."""
     if config.norm_order == 0:
         return v
-    norm = torch.linalg.vector_norm(v, ord=config.norm_order, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(v, ord=config.norm_order, dim=-1, keepdim=True)
     if config.compat:
         return torch.where(norm.mean() > LEAST_NORM, v / norm, v)
     return v / norm.clamp(min=LEAST_NORM)
@@ -37,7 +37,8 @@ def final_state(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def filter_rows(u: Tensor, k: Tensor) -> Tensor:
     """Causal convolution of every row (G, ..., L) with the filter of its group (G, L)."""
     rows = u.reshape(1, -1, u.shape[-1])
-    return fftconv(rows, k).reshape(u.shape)
+    y: Tensor = fftconv(rows, k)
+    return y.reshape(u.shape)
 
 
 class Preprocess(nn.Module):
@@ -95,6 +96,26 @@ def average_residuals(windows: Tensor, taps: int) -> Tensor:
     return kernel
 
 
+class Encoder(nn.Module):
+    """The blocks that turn measured observations into the decoder's input."""
+
+    def __init__(self, config: SpaceTimeConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(CompanionBlock(config, first=i == 0) for i in range(config.n_blocks))
+
+    def layers(self) -> list[CompanionBlock]:
+        """The blocks in their order."""
+        return [block for block in self.blocks if isinstance(block, CompanionBlock)]
+
+
+class Decoder(nn.Module):
+    """Holds the closed loop under its released name, `decoder.blocks`."""
+
+    def __init__(self, config: SpaceTimeConfig) -> None:
+        super().__init__()
+        self.blocks = ClosedLoop(config)
+
+
 class CompanionBlock(nn.Module):
     """A layer of the encoder: y = mlp(ssm(z)) + skip, z the block's input, preprocessed in the first block.
 
@@ -109,7 +130,7 @@ class CompanionBlock(nn.Module):
     def __init__(self, config: SpaceTimeConfig, first: bool) -> None:
         super().__init__()
         self.config = config
-        self.pre = Preprocess(config) if first else nn.Identity()
+        self.pre = Preprocess(config) if first else None
         self.ssm = System(config, config.kernels if first else config.channels)
         self.ssm.skip = nn.Parameter(torch.randn(config.channels))
         self.mlp = Mixer(config.channels, config.channels, config.dropout)
@@ -126,6 +147,7 @@ class CompanionBlock(nn.Module):
             covariates: (B, L, covariates), absence marks last.
         Returns: (D, B, L)
         """
+        assert self.pre is not None
         return self.mixed(self.pre(u), observed, covariates)
 
     def mixed(self, z: Tensor, observed: Tensor | None, covariates: Tensor | None) -> Tensor:
@@ -142,7 +164,8 @@ class CompanionBlock(nn.Module):
 
     def systems(self) -> tuple[Tensor, Tensor, Tensor]:
         """a, b, c of every channel, (D, d) each."""
-        return tuple(self._spread(v) for v in self.ssm.system())  # type: ignore[return-value]
+        a, b, c = (self._spread(v) for v in self.ssm.system())
+        return a, b, c
 
     def _spread(self, v: Tensor) -> Tensor:
         """(kernels, ...) to (D, ...): neighbouring variants share a system."""
@@ -163,11 +186,18 @@ class CompanionBlock(nn.Module):
     def after(self, v: Tensor, z: Tensor) -> Tensor:
         """What follows the system's convolution v of z."""
         v = torch.addcmul(v, self.ssm.skip[:, None, None], z)
-        return v + self.mlp(v)
+        mixed: Tensor = self.mlp(v)
+        return v + mixed
 
 
 class System(nn.Module):
-    """n companion systems x' = A x + b u, y = c^T x; a is normalised."""
+    """n companion systems x' = A x + b u, y = c^T x; a is normalised. What else a block needs of them, it adds."""
+
+    a: Tensor
+    b: Tensor
+    skip: nn.Parameter
+    k: nn.Parameter
+    e: nn.Parameter
 
     def __init__(self, config: SpaceTimeConfig, n: int) -> None:
         super().__init__()
@@ -197,11 +227,17 @@ class Mixer(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(inputs, outputs))
 
+    @property
+    def linear(self) -> nn.Linear:
+        """W and the bias."""
+        linear = self.layers[2]
+        assert isinstance(linear, nn.Linear)
+        return linear
+
     def forward(self, v: Tensor) -> Tensor:
         """(D, B, L) -> (outputs, B, L)."""
-        linear = self.layers[2]
-        rows = self.layers[1](self.layers[0](v)).flatten(1)
-        return torch.addmm(linear.bias[:, None], linear.weight, rows).unflatten(1, v.shape[1:])
+        rows = self.layers[:2](v).flatten(1)
+        return torch.addmm(self.linear.bias[:, None], self.linear.weight, rows).reshape(-1, *v.shape[1:])
 
 
 class ClosedLoop(nn.Module):
@@ -232,7 +268,7 @@ class ClosedLoop(nn.Module):
     def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """a, b of the state, and b, c, k of the loop: (D, d) each."""
         a, b, c = self.ssm.system()
-        k = self.ssm.k
+        k: Tensor = self.ssm.k
         unit = normalised(b, self.config)
         if self.config.compat:
             # Released: without a norm, the loop reads b in the place of k.

@@ -78,8 +78,9 @@ class SpaceTimeConfig:
         unit = 2 * DIFFERENCES * self.targets
         if self.model_dim % unit or (self.model_dim // self.targets) % self.n_kernels:
             raise UserError(
-                f"model_dim={self.model_dim}: the released network needs a multiple of {unit} ({2 * DIFFERENCES} kernels"
-                f" for each of {self.targets} targets) that n_kernels={self.n_kernels} divides; or take compat=False"
+                f"model_dim={self.model_dim}: the released network needs a multiple of {unit} ({2 * DIFFERENCES}"
+                f" kernels for each of {self.targets} targets) that n_kernels={self.n_kernels} divides; take"
+                " compat=False for any"
             )
         if self.known or self.past or self.linear_skip:
             raise UserError("compat=True: the released network has no covariates and no linear skip; take compat=False")

@@ -51,7 +51,7 @@ class GraphedStep:
             self.seen += 1
             if self.seen <= WARMUPS:
                 # What a capture must not meet for the first time runs aside, as torch asks for.
-                side = torch.cuda.Stream()
+                side: torch.cuda.Stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
                 side.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(side):
                     loss = self._eager(batch)
@@ -70,7 +70,7 @@ class GraphedStep:
         return self.loss.clone()
 
     def _capture(self, batch: Batch) -> None:
-        self.inputs = Batch(*(None if value is None else value.clone() for value in batch))
+        self.inputs = Batch._make(None if value is None else value.clone() for value in batch)
         self.optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -81,7 +81,7 @@ class GraphedStep:
         self.optimiser.zero_grad(set_to_none=True)
         with autocast_for(self.precision, self.device):
             loss = self.net.loss(batch, self.weights)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip, foreach=True)
         self.optimiser.step()
         return loss.detach()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +24,8 @@ HOURS = 24 * 30
 MONTHS = (12, 4, 4)
 ROWS_AN_HOUR = {"ETTh": 1, "ETTm": 4}
 SHARES = (0.7, 0.2)
-TARGETS = {"ETT": "OT"}
+YEAR = 365.25 * 24 * 3600
+SUFFIXES = (".csv", ".csv.gz")
 
 
 class Splits(NamedTuple):
@@ -50,12 +53,51 @@ def borders(name: str, rows: int, lag: int) -> tuple[tuple[int, int], ...]:
     return (0, int(ends[0])), (int(ends[0]) - lag, int(ends[1])), (int(ends[1]) - lag, int(ends[2]))
 
 
+def locate(data: str) -> Path:
+    """The file that a path means, or a name in the folder of series (FARFIELD_DATA, or ../shared/data beside it all).
+
+    Raises: UserError: there is none.
+    """
+    if Path(data).is_file():
+        return Path(data)
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
+    folder = Path(os.environ.get("FARFIELD_DATA", beside)) / "series"
+    for suffix in SUFFIXES:
+        if (path := folder / f"{data}{suffix}").is_file():
+            return path
+    raise UserError(f"data={data}: no such file, and no {data}.csv in {folder}; give a file, or set FARFIELD_DATA")
+
+
+def calendar_waves(path: Path, waves: int) -> np.ndarray | None:
+    """Sine and cosine of the date at 1 to `waves` times a year, (rows, 2 waves), from the first column; None for 0.
+
+    Raises: UserError: a date that is none.
+    """
+    if not isinstance(waves, int) or waves < 0:
+        raise UserError(f"calendar={waves}: a whole number from 0 on is accepted")
+    if waves == 0:
+        return None
+    with _opened(path) as file:
+        _, *rows = csv.reader(file)
+    try:
+        seconds = np.array([datetime.fromisoformat(row[0]).replace(tzinfo=timezone.utc).timestamp() for row in rows])
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{path}: the first column holds no dates ({error}); take calendar=0") from error
+    phase = 2 * np.pi * np.arange(1, waves + 1) * (seconds[:, None] - seconds[0]) / YEAR
+    return np.concatenate([np.sin(phase), np.cos(phase)], 1)
+
+
+def _opened(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8", newline="")
+    return path.open(encoding="utf-8", newline="")
+
+
 def read_columns(path: str | Path, columns: list[str] | None) -> np.ndarray:
     """Columns of a CSV file, plain or gzip, (rows, columns); None is the last one."""
     path = Path(path)
-    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8", newline="") as file:
+        with _opened(path) as file:
             head, *rows = csv.reader(file)
     except (OSError, ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error}); give a table with a header, plain or .gz") from error
@@ -70,17 +112,25 @@ def read_columns(path: str | Path, columns: list[str] | None) -> np.ndarray:
 
 
 def informer_splits(
-    name: str, values: np.ndarray, lag: int, horizon: int, dtype: torch.dtype = torch.float32
+    name: str,
+    values: np.ndarray,
+    lag: int,
+    horizon: int,
+    *,
+    known: np.ndarray | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Splits:
-    """The protocol's windows of (rows, targets).
+    """The protocol's windows of (rows, targets), known covariates (rows, known) as they are.
 
     Raises: UserError: too few rows for a window.
     """
     parts = borders(name, len(values), lag)
-    train = values[slice(*parts[0])]
-    mean, std = train.mean(0), train.std(0)
+    learnt = values[slice(*parts[0])]
+    mean, std = learnt.mean(0), learnt.std(0)
     if (std == 0).any():
         raise UserError(f"{name}: a target is constant in the training rows; nothing can be standardised")
     scaled = (values - mean) / std
-    windows = [Windows(scaled[begin:end], lag, horizon, dtype=dtype) for begin, end in parts]
-    return Splits(*windows, mean, std)
+    train, validation, test = (
+        Windows(scaled[a:b], lag, horizon, known=None if known is None else known[a:b], dtype=dtype) for a, b in parts
+    )
+    return Splits(train, validation, test, mean, std)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from farfield.apps.forecasting.graph import GraphedStep
 from farfield.apps.forecasting.spacetime import SpaceTime
@@ -122,7 +122,8 @@ def train(
             losses: list[Tensor] = []
             if number:
                 net.train()
-                for rows in torch.randperm(len(windows), generator=order).to(place).split(batch_size):
+                shuffled = torch.randperm(len(windows), generator=order).to(place)
+                for rows in torch.split(shuffled, batch_size):
                     factor = _rate(done, epochs * steps_an_epoch, warmup)
                     _set_rates(optimiser, lr * factor)
                     losses.append(step(windows.batch(rows)))
@@ -182,7 +183,9 @@ def _set_rates(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def _groups(net: SpaceTime, lr: float, weight_decay: float, skip_lr: float) -> list[dict[str, object]]:
-    decayed, plain, skip = [], [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    skip: list[nn.Parameter] = []
     for name, parameter in net.named_parameters():
         if name.startswith("skip."):
             skip.append(parameter)

@@ -63,10 +63,10 @@ class Recurrence:
         self.config = net.config
         self.refresh = net.config.lag if refresh is None else refresh
         with torch.no_grad():
-            blocks: list[CompanionBlock] = list(net.encoder.blocks)  # type: ignore[arg-type]
+            blocks: list[CompanionBlock] = net.encoder.layers()
             self._systems = [block.systems() for block in blocks]
-            self._filters = blocks[0].pre.filters().clone()  # type: ignore[operator, union-attr]
-            self._decoder = net.decoder.blocks.parts()  # type: ignore[union-attr, operator]
+            self._filters = filters_of(blocks[0])
+            self._decoder = net.decoder.blocks.parts()
             self._rollouts: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def start(self, batch: int = 1) -> State:
@@ -139,7 +139,7 @@ class Recurrence:
         if state.level is None:
             raise UserError(f"{state.seen} observations were seen, {self.config.lag} are needed before a forecast")
         if horizon not in self._rollouts:
-            self._rollouts[horizon] = self.net.decoder.blocks.rollout(horizon)  # type: ignore[union-attr, operator]
+            self._rollouts[horizon] = self.net.decoder.blocks.rollout(horizon)
         rows, response = self._rollouts[horizon]
         y, known, _, observed = self._window(state)
         whole = None
@@ -158,7 +158,7 @@ class Recurrence:
         begin = state.seen % config.lag
         window = state.lags[:, begin : begin + config.lag]
         sizes = (config.targets, config.known, config.past, config.targets)
-        y, known, past, observed = window.split(sizes, -1)
+        y, known, past, observed = torch.split(window, list(sizes), -1)
         return y, known if config.known else None, past if config.past else None, observed > 0
 
     def _anchor(self, state: State) -> None:
@@ -171,12 +171,12 @@ class Recurrence:
         taps = state.inputs.shape[-1]
         state.inputs = torch.nn.functional.pad(u, (taps, 0))[..., -taps:].clone()
         z = net.first_input(u, known, past, observed)
-        for i, block in enumerate(net.encoder.blocks):
+        for i, block in enumerate(net.encoder.layers()):
             a, b, _ = self._systems[i]
             state.blocks[i] = final_state(z, a, b)
             z = block(z)
         decoder = net.decoder.blocks
-        state.decoder = decoder.state(z, decoder.drives(known))  # type: ignore[operator, union-attr]
+        state.decoder = decoder.state(z, decoder.drives(known))
 
     def _step(self, state: State, y: Tensor, known: Tensor | None, past: Tensor | None, observed: Tensor) -> None:
         """O(d) a channel: filters on the last inputs, then one step of every system."""
@@ -187,23 +187,30 @@ class Recurrence:
         u = ((y - level.level[:, 0]) / level.scale[:, 0]).where(observed, state.filled)
         state.filled = u
         state.inputs = torch.cat([state.inputs[..., 1:], u.mT[..., None]], -1)
-        covariates = net.covariates(1, *(None if v is None else v[:, None] for v in (known, past)), observed[:, None])
-        z = net.encoder.blocks[0].mixed(  # type: ignore[operator, union-attr]
+        known_now, past_now = (None if v is None else v[:, None] for v in (known, past))
+        covariates = net.covariates(1, known_now, past_now, observed[:, None])
+        z = net.encoder.layers()[0].mixed(
             torch.einsum("cbw,vw->vcb", state.inputs, self._filters.flip(1))[..., None],
             observed.mT[..., None],
             covariates,
         )
-        for i, block in enumerate(net.encoder.blocks):
+        for i, block in enumerate(net.encoder.layers()):
             a, b, c = self._systems[i]
             state.blocks[i] = moved(state.blocks[i], a) + b[:, None] * z
             v = torch.einsum("dbk,dk->db", state.blocks[i], c)[..., None]
-            z = z + block.after(v, z)  # type: ignore[operator]
+            z = z + block.after(v, z)
         a, b, *_ = self._decoder
         x = state.decoder
-        drive = net.decoder.blocks.drives(None if known is None else known[:, None])  # type: ignore[union-attr, operator]
+        drive = net.decoder.blocks.drives(known_now)
         if drive is not None:
-            x = x + drive * net.decoder.blocks.impulse()[:, None]  # type: ignore[union-attr, operator]
+            x = x + drive * net.decoder.blocks.impulse()[:, None]
         state.decoder = moved(x, a) + b[:, None] * z
+
+
+def filters_of(block: CompanionBlock) -> Tensor:
+    """The preprocessing filters of a first block, (V, taps)."""
+    assert block.pre is not None
+    return block.pre.filters().clone()
 
 
 def moved(x: Tensor, a: Tensor) -> Tensor:

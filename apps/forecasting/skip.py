@@ -12,10 +12,10 @@ from farfield.apps.forecasting.config import SpaceTimeConfig
 
 
 class LinearSkip(nn.Module):
-    """y_{n+t} = last + sum_l w_{t,l} (y_l - last) + drift_t, shared by the targets; y is meant without the covariates' effect.
+    """y_{n+t} = last + sum_l w_{t,l} (y_l - last) + drift_t, shared by the targets.
 
-    Zero weights repeat the last value; `baselines.initialise` sets them by ridge regression. Beyond the trained
-    horizon the map is applied to its own forecasts.
+    y is meant without the effect of the known covariates. Zero weights repeat the last value; `baselines.initialise`
+    sets them by ridge regression. Beyond the trained horizon the map is applied to its own forecasts.
     """
 
     def __init__(self, config: SpaceTimeConfig) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from farfield.apps.forecasting.blocks import ClosedLoop, CompanionBlock, Mixer
+from farfield.apps.forecasting.blocks import Decoder, Encoder, Mixer
 from farfield.apps.forecasting.config import SpaceTimeConfig
 from farfield.apps.forecasting.level import Level, fill_forward, measure
 from farfield.apps.forecasting.skip import LinearSkip
@@ -49,16 +49,14 @@ class SpaceTime(nn.Module):
         super().__init__()
         self.config = config
         # The released count: one and two blocks are the same network there, counted by the encoder here.
-        self.encoder = nn.Module()
-        self.encoder.blocks = nn.ModuleList(CompanionBlock(config, first=i == 0) for i in range(config.n_blocks))
-        self.decoder = nn.Module()
-        self.decoder.blocks = ClosedLoop(config)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
         self.output = Mixer(config.channels, config.targets, config.dropout)
         self.skip = LinearSkip(config) if config.linear_skip else None
         if self.skip is not None:
             # The network starts as the linear map, and learns what that leaves.
-            nn.init.zeros_(self.output.layers[2].weight)
-            nn.init.zeros_(self.output.layers[2].bias)
+            nn.init.zeros_(self.output.linear.weight)
+            nn.init.zeros_(self.output.linear.bias)
 
     @classmethod
     def seeded(cls, config: SpaceTimeConfig, seed: int) -> SpaceTime:
@@ -176,14 +174,14 @@ class SpaceTime(nn.Module):
     def encode(self, u: Tensor, known: Tensor | None, past: Tensor | None, observed: Tensor | None) -> Tensor:
         """(C, B, L) -> the decoder's input (D, B, L)."""
         z = self.first_input(u, known, past, observed)
-        for block in self.encoder.blocks:
+        for block in self.encoder.layers():
             z = block(z)
         return z
 
     def first_input(self, u: Tensor, known: Tensor | None, past: Tensor | None, observed: Tensor | None) -> Tensor:
         """(C, B, L) -> what the first block's systems read, (D, B, L)."""
         marks = None if observed is None else observed.permute(2, 0, 1)
-        return self.encoder.blocks[0].enter(u, marks, self.covariates(u.shape[-1], known, past, observed))
+        return self.encoder.layers()[0].enter(u, marks, self.covariates(u.shape[-1], known, past, observed))
 
     def recurrence(self, refresh: int | None = None) -> Recurrence:
         """The trained network as a recurrence: O(d) per channel for each new observation.
@@ -205,7 +203,7 @@ class SpaceTime(nn.Module):
             parts.append(past)
         first = parts[0] if parts else observed
         assert first is not None
-        dtype = self.output.layers[2].weight.dtype
+        dtype = self.output.linear.weight.dtype
         shape = (*first.shape[:2], config.targets)
         parts.append(
             torch.zeros(shape, dtype=dtype, device=first.device) if observed is None else (~observed).to(dtype)

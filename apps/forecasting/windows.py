@@ -6,6 +6,7 @@ Shapes: N windows, B of them in a batch, L lags, T steps ahead.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +61,7 @@ class Windows:
         begin = np.concatenate([[0], np.cumsum(lengths)])
         skipped = 0 if first is None else max(0, first - lag)
         # The last window of a series ends with the series.
-        starts = [np.arange(b + skipped, e - lag - horizon + 1, stride) for b, e in zip(begin, begin[1:], strict=False)]
+        starts = [np.arange(b + skipped, e - lag - horizon + 1, stride) for b, e in pairwise(begin)]
         self._starts = torch.from_numpy(np.concatenate(starts)).long()
         if len(self._starts) == 0:
             longest = max(lengths)
@@ -89,6 +90,16 @@ class Windows:
         other = object.__new__(Windows)
         for name, value in self.__dict__.items():
             other.__dict__[name] = value.to(device) if isinstance(value, Tensor) else value
+        return other
+
+    def select(self, *, known: bool = True, past: bool = True) -> Windows:
+        """The same windows without some of the covariates."""
+        other = object.__new__(Windows)
+        other.__dict__.update(self.__dict__)
+        if not known:
+            other._known, other.known = None, 0
+        if not past:
+            other._past = None
         return other
 
     def batch(self, indices: Tensor | slice) -> Batch:
