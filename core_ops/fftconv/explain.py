@@ -90,9 +90,10 @@ def plan_of(call: Call, name: str) -> Plan:
 
 def cuda_plan(call: Call) -> Plan:
     """The Plan of a checked call by the CUDA kernels."""
-    form = form_of(call.mode, call.length, call.taps)
-    size, circular = fft_size(form.length), "circular" if form.circular else "causal"
-    why = f"rows of {form.length} samples, {circular}"
+    form = form_of(call.mode, call.length, call.taps, True)
+    size = fft_size(form.length)
+    kind = "circular" if form.circular else f"{form.lead} taps before lag 0" if form.lead else "causal"
+    why = f"rows of {form.length} samples, {kind}"
     if size <= ONE_LAUNCH:
         return Plan("cuda", "one_launch", size, 0, f"{why}: a row fits on one multiprocessor")
     held = intermediate_bytes(call.batch * call.channels * form.length * call.dtype.itemsize, call.channels, size)

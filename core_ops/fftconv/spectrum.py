@@ -62,7 +62,7 @@ class FilterSpectrum:
 
     def on_gpu(self, call: Call, skip: Gate) -> dict[Any, Any] | None:
         """The kernels' spectra of a call, None where they would exceed cache_bytes: skip is a tap of theirs."""
-        size = fft_size(form_of(call.mode, call.length, call.taps).length)
+        size = fft_size(form_of(call.mode, call.length, call.taps, True).length)
         each = call.channels if skip is not None or size <= ONE_LAUNCH else call.groups
         point = 4 if size > ONE_LAUNCH and not wide_intermediates(size, call.dtype) else 8
         if each * size * point > self.cache_bytes:

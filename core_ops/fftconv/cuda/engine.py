@@ -28,13 +28,11 @@ def dtype_of(u: Tensor, *gates: Gate) -> torch.dtype:
     return u.dtype if all(g is None or g.dtype == u.dtype for g in gates) else torch.float32
 
 
-def by_torch(u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, circular: bool) -> Tensor:
+def by_torch(u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, circular: bool, lead: int = 0) -> Tensor:
     """The output by torch.fft."""
-    length = u.shape[2]
+    window = (lead, u.shape[2], u.shape[2] if circular else 0)
     with torch.autocast(u.device.type, enabled=False):
-        return fftconv_composite(
-            u, k, pregate, postgate, skip, None, 0, length, length if circular else 0, torch.float32
-        )
+        return fftconv_composite(u, k, pregate, postgate, skip, None, *window, torch.float32)
 
 
 def gradients_by_torch(
@@ -57,19 +55,20 @@ def by_kernels(
     postgate: Gate,
     skip: Gate,
     circular: bool,
+    lead: int = 0,
     spectra: Spectra | None = None,
 ) -> Tensor:
     """The output by the kernels, contiguous; with a filter's spectra read from, or kept in, `spectra`."""
     dtype = dtype_of(u, pregate, postgate)
-    k = k[:, : u.shape[2]].float().contiguous()
+    k = k[:, : lead + u.shape[2]].float().contiguous()
     skip = None if skip is None else skip.float().contiguous()
-    x = Operands(rows(u, dtype), k, rows(pregate, dtype), rows(postgate, dtype), skip)  # type: ignore[arg-type]
+    x = Operands(rows(u, dtype), k, rows(pregate, dtype), rows(postgate, dtype), skip, lead)  # type: ignore[arg-type]
     index, gates = u.device.index, (pregate is not None, postgate is not None)
     if forward_fits(u.shape[2], dtype, gates, index) and selfcheck.trusted(
-        index, "forward", u.shape[2], dtype, gates, circular, by_kernels, by_torch
+        index, "forward", u.shape[2], dtype, gates, (circular, lead), by_kernels, by_torch
     ):
         return forward(x, circular, spectra)
-    return by_torch(u, k, pregate, postgate, skip, circular)
+    return by_torch(u, k, pregate, postgate, skip, circular, lead)
 
 
 def gradients_by_kernels(
@@ -82,7 +81,7 @@ def gradients_by_kernels(
     skip = None if skip is None else skip.float().contiguous()
     index, gates = u.device.index, (pregate is not None, postgate is not None)
     if backward_fits(u.shape[2], dtype.itemsize, gates, index) and selfcheck.trusted(
-        index, "backward", u.shape[2], dtype, gates, circular, gradients_by_kernels, gradients_by_torch
+        index, "backward", u.shape[2], dtype, gates, (circular,), gradients_by_kernels, gradients_by_torch
     ):
         x = Operands(rows(u, dtype), k, rows(pregate, dtype), rows(postgate, dtype), skip)  # type: ignore[arg-type]
         du, dpre, dpost, dk, dskip = backward(x, rows(dy, dtype), circular)  # type: ignore[arg-type]

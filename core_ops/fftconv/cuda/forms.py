@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..composite import alias
+from .plan import ONE_LAUNCH, fft_size
 
 Gate = Tensor | None
-# (u, k, pregate, postgate, skip, circular) -> y of u's shape; for its gradients dy stands in front:
-# (du, dk fp32, dpregate, dpostgate, dskip fp32).
-Convolve = Callable[[Tensor, Tensor, Gate, Gate, Gate, bool], Tensor]
+# (u, k, pregate, postgate, skip, circular, taps before lag 0) -> y of u's shape; for its gradients dy stands in front
+# and all taps follow lag 0: (du, dk fp32, dpregate, dpostgate, dskip fp32).
+Convolve = Callable[[Tensor, Tensor, Gate, Gate, Gate, bool, int], Tensor]
 Gradients = tuple[Tensor, Tensor, Gate, Gate, Gate]
 Differentiate = Callable[[Tensor, Tensor, Tensor, Gate, Gate, Gate, bool], Gradients]
 # The least period that a circular kernel holds; its periods are powers of two.
@@ -30,6 +31,7 @@ class Form:
         length: Samples of a row. before, first: See above. inputs, outputs: Samples of u and of the output.
         alias: Period that the taps are folded onto, 0 for none. k0, k1: The taps used, after that.
         lag0: Which of them has lag 0 in the call: there skip adds. circular: Whether a row's period is its length.
+        lead: Taps that stand before lag 0 in the rows too.
     """
 
     length: int
@@ -42,6 +44,7 @@ class Form:
     alias: int = 0
     lag0: int = 0
     circular: bool = False
+    lead: int = 0
 
     def filters(self, k: Tensor, skip: Gate, channels: int) -> tuple[Tensor, Gate]:
         """The rows' taps in fp32 and their skip: one filter a channel where skip adds to a later tap."""
@@ -82,22 +85,27 @@ class Form:
         """postgate or dy as rows, zero where nothing is kept."""
         if x is None or self.length == self.outputs:
             return x
-        return pad(x.to(dtype), (self.first, -self.length % 8))[..., : self.length]
+        behind = self.length - self.first - self.outputs
+        return pad(x.to(dtype), (self.first, behind + -self.length % 8))[..., : self.length]
 
     def outward_back(self, y: Gate) -> Gate:
         """The outputs, or the gradient of postgate, from the rows'."""
-        return y if y is None or self.length == self.outputs else y[..., self.first :]
+        return y if y is None or self.length == self.outputs else y[..., self.first : self.first + self.outputs]
 
 
-def form_of(mode: str, length: int, taps: int) -> Form:
-    """The rows of a mode, u of `length` samples, k of `taps`."""
+def form_of(mode: str, length: int, taps: int, led: bool = False) -> Form:
+    """The rows of a mode, u of `length` samples, k of `taps`; led: rows that take taps before lag 0, where there are."""
     if mode == "full":
         return Form(length + taps - 1, length, length + taps - 1, taps)
     if mode == "two_sided":
         centre = (taps - 1) // 2
         ahead = min(centre, length - 1)
-        last = min(taps, centre + length)
-        return Form(length + ahead, length, length, last, k0=centre - ahead, first=ahead, lag0=ahead)
+        last, skipped = min(taps, centre + length), centre - ahead
+        if led and fft_size(length) <= ONE_LAUNCH:
+            return Form(length, length, length, last, k0=skipped, lead=ahead)
+        # Whole pieces of 16 bytes.
+        whole = length + ahead + (-(length + ahead) % 8 if ahead else 0)
+        return Form(whole, length, length, last, k0=skipped, first=ahead, lag0=ahead)
     used = min(taps, length)
     if mode == "causal":
         return Form(length, length, length, used)
@@ -113,7 +121,7 @@ def convolve(
     """The output of a call, by `run` on its rows in a dtype."""
     taps, shared = form.filters(k, skip, u.shape[1])
     rows = form.inward(u, dtype), form.inward(pregate, dtype), form.outward(postgate, dtype)
-    y = form.outward_back(run(rows[0], taps, rows[1], rows[2], shared, form.circular))  # type: ignore[arg-type]
+    y = form.outward_back(run(rows[0], taps, rows[1], rows[2], shared, form.circular, form.lead))  # type: ignore[arg-type]
     assert y is not None
     return y
 

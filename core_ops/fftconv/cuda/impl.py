@@ -79,7 +79,7 @@ def convolve(
     """The output of a call by what runs its rows; contiguous, in u's dtype."""
     dtype = engine.dtype_of(u, pregate, postgate)
     if seq_idx is None:
-        form = forms.form_of(mode, u.shape[2], k.shape[1])
+        form = forms.form_of(mode, u.shape[2], k.shape[1], True)
         y = forms.convolve(run, form, u, k, pregate, postgate, skip, dtype)
     else:
         y = packing.convolve_packed(run, mode, u, k, pregate, postgate, skip, seq_idx, dtype)

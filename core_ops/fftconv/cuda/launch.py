@@ -83,27 +83,30 @@ def splits_for(batch: int, channels: int, plan: RowPlan, device: Device, steps: 
     return max(1, min(rounds, max(fill, even)))
 
 
-def spectrum_of(plan: RowPlan, k: Tensor, skip: Tensor | None, channels: int, circular: bool = False) -> Tensor:
-    """(H, N, 2): the filters' spectra in the order of the plan's kernels."""
+def spectrum_of(
+    plan: RowPlan, k: Tensor, skip: Tensor | None, channels: int, circular: bool = False, lead: int = 0
+) -> Tensor:
+    """(H, N, 2): the filters' spectra in the order of the plan's kernels; `lead` taps stand before lag 0."""
     kf = torch.empty(channels, plan.size, 2, device=k.device)
-    options = {**plan.spectrum_options(), "SHIFT": int(not circular)}
+    options = {**plan.spectrum_options(), "SHIFT": int(not circular), "LEAD": int(lead > 0)}
     built("spectrum.cuh", options, k.device.index).launch(
         "spectrum", -(-channels // plan.rows), plan.group_threads, plan.spectrum_bytes,
         kf.data_ptr(), k.data_ptr(), k.stride(0), address(skip), np.int32(channels), np.int32(k.shape[1]),
-        np.int32(channels // k.shape[0]),
+        np.int32(channels // k.shape[0]), np.int32(lead),
     )  # fmt: skip
     return kf
 
 
 @dataclass(frozen=True)
 class Operands:
-    """The inputs of a causal call; gates and skip may be absent."""
+    """The inputs of a call; gates and skip may be absent; `lead` taps stand before lag 0, where one launch does it."""
 
     u: Tensor
     k: Tensor
     pregate: Tensor | None
     postgate: Tensor | None
     skip: Tensor | None
+    lead: int = 0
 
     @property
     def per_group(self) -> int:
@@ -117,6 +120,7 @@ class Operands:
             None if self.pregate is None else cut(self.pregate, first, count),
             None if self.postgate is None else cut(self.postgate, first, count),
             None if self.skip is None else self.skip[first : first + count],
+            self.lead,
         )  # fmt: skip
 
 
@@ -151,10 +155,10 @@ def forward(x: Operands, circular: bool = False, spectra: Spectra | None = None)
         long_forward(x, y, size, staged, circular, spectra)
         return y
     whole = None
+    plan = replace(plan, spectrum=2) if x.lead or spectra is not None else plan
     if spectra is not None:
-        plan = replace(plan, spectrum=2)
         if plan.radices not in spectra:
-            spectra[plan.radices] = (spectrum_of(plan, x.k, x.skip, u.shape[1], circular),)
+            spectra[plan.radices] = (spectrum_of(plan, x.k, x.skip, u.shape[1], circular, x.lead),)
         (whole,) = spectra[plan.radices]
     reads, device, kernels = plan.spectrum == 2, device_of(index), row_kernels(plan, u.dtype, gates, circular, index)
     shared, threads = plan.forward_bytes(u.element_size(), gates[0]), plan.group_threads * plan.groups
@@ -162,7 +166,7 @@ def forward(x: Operands, circular: bool = False, spectra: Spectra | None = None)
     for first, count in channel_chunks(u.shape[1], x.per_group, made, SPECTRUM_BYTES):
         part, out = x.channels(first, count), cut(y, first, count)
         kf = None if whole is None else whole[first : first + count]
-        kf = spectrum_of(plan, part.k, part.skip, count, circular) if made else kf
+        kf = spectrum_of(plan, part.k, part.skip, count, circular, x.lead) if made else kf
         splits = splits_for(u.shape[0], count, plan, device, 8 if reads else 64)
         kernels.launch(
             "forward", count * splits, threads, shared, part.u.data_ptr(), address(part.pregate),

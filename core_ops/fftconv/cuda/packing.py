@@ -83,7 +83,7 @@ def convolve_packed(
     for packed in sequences(seq_idx):
         v, pre, post = (None if t is None else packed.rows(t) for t in (x, p, q))
         assert v is not None
-        y = convolve(run, form_of(mode, packed.length, k.shape[1]), v, k, pre, post, skip, dtype)
+        y = convolve(run, form_of(mode, packed.length, k.shape[1], True), v, k, pre, post, skip, dtype)
         done.append((packed, y))
     return unflat(done, u)
 

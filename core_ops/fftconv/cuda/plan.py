@@ -115,7 +115,7 @@ class RowPlan:
     def spectrum_options(self) -> dict[str, int]:
         """Macros of spectrum.cuh."""
         r1, r2, r3 = self.radices
-        return {"RADIX1": r1, "RADIX2": r2, "RADIX3": r3, "SHIFT": 1, "PADDED": self.padded}
+        return {"RADIX1": r1, "RADIX2": r2, "RADIX3": r3, "SHIFT": 1, "PADDED": self.padded, "LEAD": 0}
 
     def options(self, io: int, pregate: bool, postgate: bool) -> dict[str, int]:
         """Macros of onepass.cuh and backward.cuh."""

@@ -30,26 +30,27 @@ def trusted(
     length: int,
     dtype: torch.dtype,
     gates: tuple[bool, bool],
-    circular: bool,
+    kind: tuple[int, ...],
     kernel: Callable[..., Any],
     composite: Callable[..., Any],
 ) -> bool:
     """Whether a kernel may run: its architecture is one of RUN_ON, or it agreed with torch.fft on this device.
 
     Args:
-        index: Of the device. name: "forward" or "backward". length, dtype, gates, circular: Which kernel of it.
+        index: Of the device. name: "forward" or "backward". length, dtype, gates, kind: Which kernel of it,
+            kind as its last arguments: whether circular, then, forward, how many taps stand before lag 0.
         kernel, composite: Of engine.py, by the kernels and by torch.fft.
     """
     if capability(index) in RUN_ON:
         return True
-    key = (index, name, length, dtype, gates, circular)
+    key = (index, name, length, dtype, gates, kind)
     if key not in verdicts:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             # Nothing can be compared inside a capture.
             return False
         announce(index)
         verdicts[key] = True  # the comparison itself runs the kernel
-        verdicts[key] = agrees(index, name, length, dtype, gates, circular, kernel, composite)
+        verdicts[key] = agrees(index, name, length, dtype, gates, kind, kernel, composite)
     return verdicts[key]
 
 
@@ -76,7 +77,7 @@ def agrees(
     length: int,
     dtype: torch.dtype,
     gates: tuple[bool, bool],
-    circular: bool,
+    kind: tuple[int, ...],
     kernel: Callable[..., Any],
     composite: Callable[..., Any],
 ) -> bool:
@@ -84,7 +85,7 @@ def agrees(
     given = example(index, length, dtype, gates)
     given = given if name == "backward" else given[1:]
     try:
-        distance = max(distances(flat(kernel(*given, circular)), flat(composite(*given, circular))))
+        distance = max(distances(flat(kernel(*given, *kind)), flat(composite(*given, *kind))))
     # Whatever a compiler or driver raises on a machine that we never saw.
     except Exception as error:
         why = f"it raised {type(error).__name__}: {error}"

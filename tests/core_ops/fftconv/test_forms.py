@@ -127,7 +127,9 @@ def test_rows_are_no_longer_than_they_must_be() -> None:
     assert form_of("causal", 1000, 5000).length == 1000
     assert form_of("full", 1000, 24).length == 1023
     assert form_of("two_sided", 1000, 49).length == 1024
-    assert form_of("two_sided", 1000, 99999).length == 1999
+    assert form_of("two_sided", 1000, 99999).length == 2000
+    assert form_of("two_sided", 1000, 99999, led=True).length == 1000
+    assert form_of("two_sided", 16385, 99999, led=True).length == 32776
     assert form_of("circular", 4096, 9000).length == 4096
     assert form_of("circular", 4096, 9000).circular
     assert form_of("circular", 1000, 25).length == 1024

@@ -24,7 +24,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 def trusted(kernel: Kernel, name: str = "forward", length: int = 200, dtype: torch.dtype = torch.float32) -> bool:
     """selfcheck.trusted of a stand-in for a kernel."""
     composite = engine.by_torch if name == "forward" else engine.gradients_by_torch
-    return selfcheck.trusted(0, name, length, dtype, (True, False), False, kernel, composite)
+    return selfcheck.trusted(0, name, length, dtype, (True, False), (False,), kernel, composite)
 
 
 def test_a_right_kernel_is_checked_once_and_taken() -> None:
