@@ -19,8 +19,14 @@ def rows(x: Gate, dtype: torch.dtype) -> Gate:
     """x in a dtype, with unit stride in time."""
     if x is None:
         return None
-    x = x.to(dtype)
+    x = x if x.dtype == dtype else x.to(dtype)
     return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+
+
+def taps(k: Tensor, most: int) -> Tensor:
+    """At most so many taps of k, fp32 and contiguous."""
+    k = k if k.shape[1] <= most else k[:, :most]
+    return k if k.dtype == torch.float32 and k.is_contiguous() else k.float().contiguous()
 
 
 def dtype_of(u: Tensor, *gates: Gate) -> torch.dtype:
@@ -60,7 +66,7 @@ def by_kernels(
 ) -> Tensor:
     """The output by the kernels, contiguous; with a filter's spectra read from, or kept in, `spectra`."""
     dtype = dtype_of(u, pregate, postgate)
-    k = k[:, : lead + u.shape[2]].float().contiguous()
+    k = taps(k, lead + u.shape[2])
     skip = None if skip is None else skip.float().contiguous()
     x = Operands(rows(u, dtype), k, rows(pregate, dtype), rows(postgate, dtype), skip, lead)  # type: ignore[arg-type]
     index, gates = u.device.index, (pregate is not None, postgate is not None)
@@ -76,8 +82,8 @@ def gradients_by_kernels(
 ) -> Gradients:
     """The gradients by the kernels."""
     dtype = dtype_of(u, pregate, postgate)
-    taps = k.shape[1]
-    k = k[:, : u.shape[2]].float().contiguous()
+    count = k.shape[1]
+    k = taps(k, u.shape[2])
     skip = None if skip is None else skip.float().contiguous()
     index, gates = u.device.index, (pregate is not None, postgate is not None)
     if backward_fits(u.shape[2], dtype.itemsize, gates, index) and selfcheck.trusted(
@@ -87,6 +93,6 @@ def gradients_by_kernels(
         du, dpre, dpost, dk, dskip = backward(x, rows(dy, dtype), circular)  # type: ignore[arg-type]
     else:
         du, dk, dpre, dpost, dskip = gradients_by_torch(dy, u, k, pregate, postgate, skip, circular)
-    if dk.shape[1] < taps:
-        dk = torch.nn.functional.pad(dk, (0, taps - dk.shape[1]))
+    if dk.shape[1] < count:
+        dk = torch.nn.functional.pad(dk, (0, count - dk.shape[1]))
     return du, dk, dpre, dpost, dskip

@@ -49,7 +49,8 @@ class Form:
     def filters(self, k: Tensor, skip: Gate, channels: int) -> tuple[Tensor, Gate]:
         """The rows' taps in fp32 and their skip: one filter a channel where skip adds to a later tap."""
         k = alias(k.float(), self.alias) if self.alias else k
-        k = k[:, self.k0 : self.k1].float().contiguous()
+        if k.dtype != torch.float32 or k.shape[1] != self.k1 - self.k0 or not k.is_contiguous():
+            k = k[:, self.k0 : self.k1].float().contiguous()
         if skip is None or not self.lag0:
             return k, skip
         k = k.repeat_interleave(channels // k.shape[0], 0)
@@ -94,7 +95,7 @@ class Form:
 
 
 def form_of(mode: str, length: int, taps: int, led: bool = False) -> Form:
-    """The rows of a mode, u of `length` samples, k of `taps`; led: rows that take taps before lag 0, where there are."""
+    """The rows of a mode, u of `length` samples, k of `taps`; led: rows that take taps before lag 0, if there are."""
     if mode == "full":
         return Form(length + taps - 1, length, length + taps - 1, taps)
     if mode == "two_sided":

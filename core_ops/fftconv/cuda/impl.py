@@ -29,6 +29,7 @@ def missing_package() -> str | None:
 
 
 MISSING = missing_package()
+PLAIN = (Tensor, torch.nn.Parameter)
 warned: set[str] = set()
 
 
@@ -83,7 +84,7 @@ def convolve(
         y = forms.convolve(run, form, u, k, pregate, postgate, skip, dtype)
     else:
         y = packing.convolve_packed(run, mode, u, k, pregate, postgate, skip, seq_idx, dtype)
-    return y.to(u.dtype).contiguous()
+    return y if y.dtype == u.dtype and y.is_contiguous() else y.to(u.dtype).contiguous()
 
 
 def differentiate(
@@ -120,6 +121,13 @@ def refuse_capture(seq_idx: Tensor | None) -> None:
         )
 
 
+def eager(u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, seq_idx: Tensor | None, mode: str) -> Tensor:
+    """conv_cuda without the operator, for calls that nothing observes: it costs the host less."""
+    refuse_capture(seq_idx)
+    with torch.cuda.device(u.device):
+        return convolve(engine.by_kernels, u, k, pregate, postgate, skip, seq_idx, mode)
+
+
 @torch.library.custom_op("farfield::fftconv_cuda", mutates_args=(), device_types="cuda")
 def conv_cuda(
     u: Tensor,
@@ -131,9 +139,7 @@ def conv_cuda(
     mode: str = "causal",
 ) -> Tensor:
     """y = postgate * (conv(pregate * u, k) + skip * (pregate * u)), contiguous, in u's dtype."""
-    refuse_capture(seq_idx)
-    with torch.cuda.device(u.device):
-        return convolve(engine.by_kernels, u, k, pregate, postgate, skip, seq_idx, mode)
+    return eager(u, k, pregate, postgate, skip, seq_idx, mode)
 
 
 @conv_cuda.register_fake
@@ -215,6 +221,14 @@ def differentiable_gradients(
 conv_cuda.register_autograd(gradients, setup_context=keep)
 
 
+def observed(*given: Gate) -> bool:
+    """Whether autograd, a compiler, a dispatch mode or a subclass of Tensor has to see an operator."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return True
+    wanted = torch.is_grad_enabled()
+    return any(x is not None and ((wanted and x.requires_grad) or type(x) not in PLAIN) for x in given)
+
+
 def run_cuda(
     call: Call, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, seq_idx: Tensor | None
 ) -> Tensor:
@@ -222,7 +236,8 @@ def run_cuda(
     if call.blh:
         u = u.transpose(1, 2)
         pregate, postgate = (None if g is None else g.transpose(1, 2) for g in (pregate, postgate))
-    y: Tensor = conv_cuda(u, k, pregate, postgate, skip, seq_idx, call.mode)
+    run = conv_cuda if observed(u, k, pregate, postgate, skip) else eager
+    y: Tensor = run(u, k, pregate, postgate, skip, seq_idx, call.mode)
     return y.transpose(1, 2).contiguous() if call.blh else y
 
 

@@ -46,7 +46,7 @@ def built(source: str, options: dict[str, int], index: int) -> Module:
 
 def strides(*tensors: Tensor | None) -> tuple[int, ...]:
     """Batch and channel strides of each, zero for one that is not there."""
-    return tuple(s for x in tensors for s in ((0, 0) if x is None else (x.stride(0), x.stride(1))))
+    return tuple(s for x in tensors for s in ((0, 0) if x is None else x.stride()[:2]))
 
 
 def address(x: Tensor | None) -> int:
@@ -56,10 +56,12 @@ def address(x: Tensor | None) -> int:
 
 def aligned(*tensors: Tensor | None) -> bool:
     """Whether every row of every tensor starts at a multiple of 16 bytes."""
-    return all(
-        x is None or (x.data_ptr() | x.stride(0) * x.element_size() | x.stride(1) * x.element_size()) % 16 == 0
-        for x in tensors
-    )
+    for x in tensors:
+        if x is not None:
+            batch, channel, _ = x.stride()
+            if (x.data_ptr() | (batch | channel) * x.element_size()) % 16:
+                return False
+    return True
 
 
 def cut(x: Tensor, first: int, count: int) -> Tensor:
@@ -133,9 +135,12 @@ def row_plan(size: int, dtype: torch.dtype, pregate: bool, staged: bool, index: 
 
 
 @cache
-def row_kernels(plan: RowPlan, dtype: torch.dtype, gates: tuple[bool, bool], circular: bool, index: int) -> Module:
-    """onepass.cuh of a plan."""
-    return built("onepass.cuh", {**plan.options(IO[dtype], *gates), "SHIFT": int(not circular)}, index)
+def row_kernel(
+    plan: RowPlan, dtype: torch.dtype, gates: tuple[bool, bool], circular: bool, index: int
+) -> tuple[Module, int, int]:
+    """onepass.cuh of a plan, the threads of a block and its shared memory."""
+    module = built("onepass.cuh", {**plan.options(IO[dtype], *gates), "SHIFT": int(not circular)}, index)
+    return module, plan.group_threads * plan.groups, plan.forward_bytes(dtype.itemsize, gates[0])
 
 
 def forward(x: Operands, circular: bool = False, spectra: Spectra | None = None) -> Tensor:
@@ -160,11 +165,11 @@ def forward(x: Operands, circular: bool = False, spectra: Spectra | None = None)
         if plan.radices not in spectra:
             spectra[plan.radices] = (spectrum_of(plan, x.k, x.skip, u.shape[1], circular, x.lead),)
         (whole,) = spectra[plan.radices]
-    reads, device, kernels = plan.spectrum == 2, device_of(index), row_kernels(plan, u.dtype, gates, circular, index)
-    shared, threads = plan.forward_bytes(u.element_size(), gates[0]), plan.group_threads * plan.groups
+    reads, device = plan.spectrum == 2, device_of(index)
+    kernels, threads, shared = row_kernel(plan, u.dtype, gates, circular, index)
     made = size * 8 if reads and whole is None else 0
     for first, count in channel_chunks(u.shape[1], x.per_group, made, SPECTRUM_BYTES):
-        part, out = x.channels(first, count), cut(y, first, count)
+        part, out = (x, y) if count == u.shape[1] else (x.channels(first, count), cut(y, first, count))
         kf = None if whole is None else whole[first : first + count]
         kf = spectrum_of(plan, part.k, part.skip, count, circular, x.lead) if made else kf
         splits = splits_for(u.shape[0], count, plan, device, 8 if reads else 64)

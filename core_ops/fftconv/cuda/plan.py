@@ -5,7 +5,7 @@ Letters: N points of a transform, T threads a row, E points a thread.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 
@@ -62,35 +62,35 @@ class RowPlan:
     staged: int = 1
     scratch: int = 0
 
-    @property
+    @cached_property
     def size(self) -> int:
         """N."""
         r1, r2, r3 = self.radices
         return r1 * r2 * r3
 
-    @property
+    @cached_property
     def row_threads(self) -> int:
         """T."""
         return self.size // self.radices[0]
 
-    @property
+    @cached_property
     def group_threads(self) -> int:
         """Threads of a group."""
         return max(32, self.row_threads)
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Rows of a group."""
         return self.group_threads // self.row_threads
 
-    @property
+    @cached_property
     def exchange_bytes(self) -> int:
         """The table and the rows of one group."""
         r1, r2, r3 = self.radices
         row = r1 * r2 * (r3 + 2 * self.padded) + (8 if r3 == 8 else 0)
         return self.rows * row * 8
 
-    @property
+    @cached_property
     def spectrum_bytes(self) -> int:
         """Shared memory of the kernel `spectrum`."""
         return radix_table_bytes(*self.radices) + self.exchange_bytes
