@@ -27,14 +27,15 @@ def _(x: Tensor, p: Tensor, length: int | torch.SymInt, single: bool, by: str) -
     return x.new_empty(x.shape[0], length)
 
 
-def lagged_products(g: Tensor, y: Tensor, lags: int) -> Tensor:
+def lagged_products(g: Tensor, y: Tensor, lags: int | torch.SymInt) -> Tensor:
     """out[j - 1] = sum_t g[t] y[t - j], j = 1..lags: a causal convolution with g reversed."""
     length = y.shape[1]
     within = min(lags, length - 1)
     if within == 0:
         return (g * 0).sum(1, keepdim=True).expand(-1, lags)
     products = fftconv(g.flip(1)[None], y)[0]
-    return pad(products[:, length - 1 - within : length - 1].flip(1), (0, lags - within))
+    found = products[:, length - 1 - within : length - 1].flip(1)
+    return torch.cat([found, found.new_zeros(found.shape[0], lags - within)], 1)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -48,3 +48,15 @@ def product(x: Tensor, y: Tensor, terms: int) -> Tensor:
     size = smooth_size(x.shape[1] + y.shape[1])
     whole: Tensor = irfft(rfft(x, n=size) * rfft(y, n=size), n=size)
     return whole[:, :terms]
+
+
+def aliased_kernel(num: Tensor, den: Tensor, h0: Tensor, length: int, period: int) -> Tensor:
+    """h0 at tap 0 plus sum_m k[t + m period], k the terms of num / den: their ratio at `period` roots of unity.
+
+    Args:
+        num, den: (*, N), N < period, coefficients from z^1. h0: (*). length: At most period.
+    Returns: (*, length).
+    """
+    above, below = pad(num, (1, 0)), torch.cat([torch.ones_like(den[..., :1]), den], -1)
+    k: Tensor = irfft(rfft(above, n=period) / rfft(below, n=period), n=period)[..., :length]
+    return k + pad(h0[..., None], (0, length - 1))
