@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..composite import fftconv_composite
+from ..plans import smooth_size
 from . import selfcheck
 from .forms import Gate, Gradients
 from .gradient import backward
@@ -44,14 +45,33 @@ def by_torch(u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, ci
 def gradients_by_torch(
     dy: Tensor, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, circular: bool
 ) -> Gradients:
-    """The gradients by torch.fft."""
-    u, k = u.detach().requires_grad_(), k.detach().requires_grad_()
-    pregate, postgate, skip = (x if x is None else x.detach().requires_grad_() for x in (pregate, postgate, skip))
-    given = u, k, pregate, postgate, skip
-    with torch.enable_grad():
-        y = by_torch(u, k, pregate, postgate, skip, circular)
-    grads = iter(torch.autograd.grad(y, [x for x in given if x is not None], dy.to(y.dtype)))
-    return tuple(None if x is None else next(grads) for x in given)  # type: ignore[return-value]
+    """The gradients by torch.fft, written out: inside an operator autograd does not record."""
+    length, count, size = u.shape[2], k.shape[1], smooth_size(2 * u.shape[2])
+    v = u.float() if pregate is None else u.float() * pregate
+    w = dy.float() if postgate is None else dy.float() * postgate
+    fv, fw = torch.fft.rfft(v, n=size), torch.fft.rfft(w, n=size)
+    fk = torch.fft.rfft(k.float(), n=size).repeat_interleave(u.shape[1] // k.shape[0], 0)
+
+    def samples(spectrum: Tensor, many: int, wrapped: slice) -> Tensor:
+        x: Tensor = torch.fft.irfft(spectrum, n=size)
+        return x[..., :many] + x[..., wrapped] if circular else x[..., :many]
+
+    # A period of L adds what one of 2 L or more keeps apart: outputs from L on, and those before 0, at the end.
+    before = slice(size - length, size)
+    dv = samples(fw * fk.conj(), length, before)
+    per_filter = (fw * fv.conj()).sum(0).unflatten(0, (k.shape[0], -1)).sum(1)
+    dk = samples(per_filter, count, slice(size - length, size - length + count))
+    y = None if postgate is None else samples(fv * fk, length, slice(length, 2 * length))
+    if skip is not None:
+        dv = dv + skip.float()[:, None] * w
+        y = None if y is None else y + skip.float()[:, None] * v
+    return (
+        (dv if pregate is None else dv * pregate).to(u.dtype),
+        dk,
+        None if pregate is None else (dv * u).to(pregate.dtype),
+        None if postgate is None or y is None else (y * dy).to(postgate.dtype),
+        None if skip is None else (v * w).sum((0, 2)),
+    )
 
 
 def by_kernels(

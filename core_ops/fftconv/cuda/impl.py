@@ -155,6 +155,15 @@ def _(
     return u.new_empty(u.shape[0], u.shape[1], u.shape[2] + (k.shape[1] - 1 if mode == "full" else 0))
 
 
+def eager_gradients(
+    dy: Tensor, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, seq_idx: Tensor | None, mode: str
+) -> list[Tensor]:
+    """conv_cuda_backward without the operator."""
+    refuse_capture(seq_idx)
+    with torch.cuda.device(u.device):
+        return differentiate(engine.gradients_by_kernels, dy, u, k, pregate, postgate, skip, seq_idx, mode)
+
+
 @torch.library.custom_op("farfield::fftconv_cuda_backward", mutates_args=(), device_types="cuda")
 def conv_cuda_backward(
     dy: Tensor,
@@ -167,9 +176,7 @@ def conv_cuda_backward(
     mode: str = "causal",
 ) -> list[Tensor]:
     """[du, dk (fp32), dpregate, dpostgate, dskip (fp32)] of those that are there, in this order."""
-    refuse_capture(seq_idx)
-    with torch.cuda.device(u.device):
-        return differentiate(engine.gradients_by_kernels, dy, u, k, pregate, postgate, skip, seq_idx, mode)
+    return eager_gradients(dy, u, k, pregate, postgate, skip, seq_idx, mode)
 
 
 @conv_cuda_backward.register_fake
@@ -200,7 +207,8 @@ def gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     *given, seq_idx = ctx.saved_tensors
     if torch.is_grad_enabled():
         return (*differentiable_gradients(dy, given, seq_idx, ctx.mode), None, None)
-    found = iter(conv_cuda_backward(dy, *given, seq_idx, ctx.mode))
+    run = conv_cuda_backward if observed(dy, *given) else eager_gradients
+    found = iter(run(dy, *given, seq_idx, ctx.mode))
     return (*(None if x is None else next(found).to(x.dtype) for x in given), None, None)
 
 

@@ -182,6 +182,15 @@ def forward(x: Operands, circular: bool = False, spectra: Spectra | None = None)
     return y
 
 
+def with_skip(x: Operands) -> Tensor:
+    """The filters with skip added at lag 0, one a channel then."""
+    if x.skip is None:
+        return x.k
+    k = x.k.repeat_interleave(x.per_group, 0) if x.per_group > 1 else x.k.clone()
+    k[:, 0] += x.skip
+    return k
+
+
 @dataclass(frozen=True)
 class Columns:
     """The column passes of a long plan on a device."""
@@ -227,22 +236,19 @@ def long_forward(
     filters = built("threepass.cuh", {**plan.options(0, False, False, aligned(k[None]), wide, device), **shift}, index)
     point, batch, length, n1, columns = 8 if wide else 4, u.shape[0], u.shape[2], plan.lines, Columns(plan, device.sms)
     key = (plan.column, plan.columns, plan.row.radices, wide)
-    if x.skip is not None:
-        k = k.repeat_interleave(x.per_group, 0) if x.per_group > 1 else k.clone()
-        k[:, 0] += x.skip
-        x = Operands(u, k, x.pregate, x.postgate, None)
     if spectra is not None and key not in spectra:
-        spectra[key] = filter_columns(columns, filters, k, point)
+        spectra[key] = filter_columns(columns, filters, with_skip(x), point)
     held = None if spectra is None else spectra[key]
-    per_channel = size * point * (batch + (held is None))
+    own = 0 if held is not None else size * point + (k.shape[1] * 4 if x.skip is not None else 0)
+    per_channel = size * point * batch + own
     limit = intermediate_bytes(y.numel() * item, u.shape[1], size)
     for first, count in channel_chunks(u.shape[1], x.per_group, per_channel, limit):
         part, out = x.channels(first, count), cut(y, first, count)
-        first_filter, groups = first // x.per_group, part.k.shape[0]
         if held is None:
-            wk, of_filter = filter_columns(columns, filters, part.k, point)
+            wk, of_filter = filter_columns(columns, filters, with_skip(part), point)
         else:
-            wk, of_filter = (t[first_filter : first_filter + groups] for t in held)
+            one = u.shape[1] // held[0].shape[0]
+            wk, of_filter = (t[first // one : (first + count) // one] for t in held)
         w = torch.empty(batch * count * size * point // 4, dtype=torch.int32, device=u.device)
         of_tiles, of_rows = (torch.empty(batch * count * n, device=u.device) for n in (plan.tiles, n1))
         sizes = np.int32(count), np.int32(length)
@@ -254,7 +260,7 @@ def long_forward(
         kernels.launch(
             "rows_product", blocks, plan.row.group_threads, plan.row_bytes(wide), w.data_ptr(), of_tiles.data_ptr(),
             of_rows.data_ptr(), wk.data_ptr(), of_filter.data_ptr(),
-            *(np.int32(n) for n in (batch, count, x.per_group)),
+            *(np.int32(n) for n in (batch, count, count // wk.shape[0])),
         )  # fmt: skip
         columns(
             kernels, "columns_inverse", batch * count, plan.inverse_bytes(item, gates[1], staged, wide, device),
@@ -269,4 +275,4 @@ def intermediate_bytes(output: int, channels: int, size: int) -> int:
     """The most bytes that three passes hold beside an output of so many bytes."""
     if size <= 1 << 15:
         return max(LEAST_BYTES, min(SPECTRUM_BYTES, channels * size * 8) + output // 10)
-    return max(SPECTRUM_BYTES, 19 * output // 10)
+    return max(LEAST_BYTES, 19 * output // 10)
