@@ -4,6 +4,7 @@ Shapes: u (B, H, L), k (G, Lk), gates as u (postgate as the output), skip (H,), 
 """
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -207,7 +208,7 @@ def gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     *given, seq_idx = ctx.saved_tensors
     if torch.is_grad_enabled():
         return (*differentiable_gradients(dy, given, seq_idx, ctx.mode), None, None)
-    run = conv_cuda_backward if observed(dy, *given) else eager_gradients
+    run: Callable[..., list[Tensor]] = conv_cuda_backward if observed(dy, *given) else eager_gradients
     found = iter(run(dy, *given, seq_idx, ctx.mode))
     return (*(None if x is None else next(found).to(x.dtype) for x in given), None, None)
 
