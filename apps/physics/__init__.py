@@ -1,0 +1,6 @@
+"""Simulations of fields on grids and meshes: exact ones, and one's own."""
+
+VERBS = {
+    "describe": "farfield.apps.physics.describe:describe",
+    "simulate": "farfield.apps.physics.simulate:simulate",
+}

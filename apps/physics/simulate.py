@@ -1,0 +1,206 @@
+"""`farfield physics simulate`: many runs of one equation, each a file of its own."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from farfield.apps.physics import hdf5, vtk_series
+from farfield.apps.physics.case import Case, Quantity
+from farfield.apps.physics.equations import EQUATIONS, Equation
+from farfield.apps.physics.equations.settings import Advance
+from farfield.apps.physics.progress import progress_bar
+from farfield.apps.physics.sweep import Run, plan
+from farfield.apps.training import Interrupted, RunFolder, UserError, atomic_write
+from farfield.apps.training.atomic import remove_leftovers
+
+FORMATS = ("hdf5", "vtu")
+PLAN = "plan.json"
+
+
+def simulate(
+    *,
+    run_folder: Path,
+    equation: dict[str, Any],
+    runs: int,
+    sampling: str,
+    split: dict[str, float],
+    out: str | None,
+    format: str,
+    device: str,
+    precision: str,
+    seed: int,
+    resume: str | None,
+) -> Path:
+    """Simulate an equation for every combination or draw of its parameters.
+
+    Args:
+        run_folder: Where the run notes its settings.
+        equation: Settings of one equation; a list of values of a parameter is run through.
+        runs: How many runs; run number i has the same random numbers however many there are.
+        sampling: listed, uniform or log: as of `plan`.
+        split: Shares of whole runs: valid, test, extrapolate.
+        out: Folder of the files; None is cases/ in the run folder.
+        format: hdf5 (one file a run) or vtu (one folder a run, for ParaView).
+        device: cpu or auto: the solvers run on the CPU.
+        precision: fp64 or fp32, of the fields written; everything is computed in fp64.
+        seed: Decides initial conditions, draws and splits.
+        resume: Run folder to continue: runs whose file is there are not done again.
+    Returns: The folder with the files, runs.csv (parameters, splits, results) and plan.json.
+    Raises: UserError: a setting is wrong. Interrupted: Ctrl-C or SIGTERM came; finished runs are on disk.
+    """
+    for name, value, accepted in (
+        ("format", format, FORMATS),
+        ("precision", precision, tuple(hdf5.DTYPES)),
+        ("device", device, ("auto", "cpu")),
+    ):
+        if value not in accepted:
+            raise UserError(f"{name}={value}: {', '.join(accepted)} are accepted by simulate")
+    settings = dict(equation)
+    kind = settings.pop("kind", None)
+    if kind not in EQUATIONS:
+        raise UserError(f"equation.kind={kind}: {', '.join(EQUATIONS)} are accepted")
+    what = EQUATIONS[kind]
+    every = plan({name: settings[name] for name in what.swept}, runs, sampling, split, seed)
+    target = run_folder / "cases" if out is None else Path(str(out))
+    if target.exists() and not target.is_dir():
+        raise UserError(f"out={out}: that is a file, a folder is accepted; choose another name")
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        with RunFolder(target).alone(patience=1.0):
+            _check_plan(target, {"equation": equation, "seed": seed, "format": format, "precision": precision}, every)
+            remove_leftovers(target)
+            _run_all(run_folder, target, what, kind, settings, every, format, precision, seed)
+    except UserError:
+        # A mistake that is found before anything was written leaves no empty folder behind.
+        if not any(target.iterdir()):
+            target.rmdir()
+        raise
+    counts = {name: sum(run.split == name for run in every) for name in ("train", "valid", "test", "extrapolate")}
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    print(f"{target}: {len(every)} runs of {kind} ({told}), listed in runs.csv")
+    return target
+
+
+def _check_plan(target: Path, settings: dict[str, Any], runs: list[Run]) -> None:
+    """Notes what the folder is for; files of other settings must not be mixed with these."""
+    wanted = {**settings, "runs": [{"split": run.split, **run.parameters} for run in runs]}
+    text = json.dumps(wanted, indent=1, sort_keys=True) + "\n"
+    file = target / PLAN
+    if file.is_file():
+        if file.read_text(encoding="utf-8") != text:
+            raise UserError(
+                f"{target} holds runs of other settings ({PLAN} in it says which); go on with the same ones, or choose"
+                " another folder with out="
+            )
+        return
+    if any(path for path in target.iterdir() if not path.name.startswith(".")):
+        raise UserError(f"{target} holds other files; choose a new folder with out=")
+    atomic_write(file, text)
+
+
+def _run_all(
+    run_folder: Path,
+    target: Path,
+    what: Equation,
+    kind: str,
+    settings: dict[str, Any],
+    runs: list[Run],
+    format: str,
+    precision: str,
+    seed: int,
+) -> None:
+    solve = what.solver()
+    results: dict[int, Mapping[str, Quantity]] = {}
+    with _terminable(), progress_bar(f"simulate {kind}", len(runs), "runs") as at:
+        for run in runs:
+            place = target / (f"{run.name}.h5" if format == "hdf5" else run.name)
+            try:
+                if not place.exists():
+                    advance = _advance(at, run.number)
+                    case = solve(rng=run.generator(seed), advance=advance, **(settings | dict(run.parameters)))
+                    case = _signed(case, run, what, kind, settings, seed)
+                    (hdf5.write if format == "hdf5" else vtk_series.write_series)(case, place, precision)
+                results[run.number] = _results(place, format)
+            except KeyboardInterrupt as stop:
+                signum = stop.args[0] if stop.args else signal.SIGINT
+                raise Interrupted(signum, run_folder, run.number, "run") from None
+            at(run.number + 1)
+    _write_table(target / "runs.csv", runs, results, what, format)
+
+
+def _advance(at: Advance, number: int) -> Advance:
+    return lambda share: at(number + min(share, 0.999))
+
+
+def _signed(case: Case, run: Run, what: Equation, kind: str, settings: dict[str, Any], seed: int) -> Case:
+    """The case with its parameters and where it comes from."""
+    static = {
+        name: Quantity(float(value), what.swept[name])
+        for name, value in run.parameters.items()
+        if not isinstance(value, str)
+    }
+    used = settings | dict(run.parameters)
+    origin = {
+        "equation": kind,
+        "run": str(run.number),
+        "split": run.split,
+        "seed": str(seed),
+        "settings": json.dumps(used, sort_keys=True),
+        "digest": hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:16],
+    }
+    return replace(case, name=run.name, static=static, origin=origin)
+
+
+def _results(place: Path, format: str) -> Mapping[str, Quantity]:
+    case = hdf5.read(place) if format == "hdf5" else vtk_series.read_pvd(place / "case.pvd")
+    return case.results
+
+
+def _write_table(
+    path: Path, runs: list[Run], results: dict[int, Mapping[str, Quantity]], what: Equation, format: str
+) -> None:
+    """One line a run; units stand in the names of the columns."""
+    found = {name: q.units for run in results.values() for name, q in run.items()}
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    head = [f"{name} ({unit})" for name, unit in {**what.swept, **found}.items()]
+    table.writerow(["run", "file", "split", *head])
+    for run in runs:
+        file = f"{run.name}.h5" if format == "hdf5" else f"{run.name}/case.pvd"
+        outcome = results[run.number]
+        values = [outcome[name].value if name in outcome else "" for name in found]
+        table.writerow([run.number, file, run.split, *(run.parameters[name] for name in what.swept), *values])
+    atomic_write(path, text.getvalue())
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside, SIGTERM stops as Ctrl-C does, its number in the exception; where it is ignored it stays so."""
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        # A process forked inside has its own way to end.
+        if os.getpid() == owner:
+            raise KeyboardInterrupt(signum)
+
+    owner = os.getpid()
+    watched = threading.current_thread() is threading.main_thread()
+    watched = watched and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if watched:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if watched:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
