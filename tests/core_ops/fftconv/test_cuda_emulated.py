@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from farfield.core_ops.fftconv.cuda import plan
+from farfield.core_ops.fftconv.cuda import gradient_plan, plan
 
 SOURCES = Path(plan.__file__).parent
 HERE = Path(__file__).parent / "emulation"
@@ -47,3 +47,21 @@ def test_three_passes_are_exact(item, bound, tmp_path):
     long = plan.LongPlan((16, 4), plan.ROWS[128])
     options = long.options(0, True, True, item == 4, item == 4, H100)
     assert errors("threepass.cpp", options, tmp_path, 2, 2, 7996)[0] < bound
+
+
+@pytest.mark.parametrize(
+    ("long", "wide", "staged", "length"),
+    [
+        (gradient_plan.LongBackwardPlan((16, 4), (16, 1, 8)), False, True, 7996),
+        (gradient_plan.LongBackwardPlan((4, 1), (16, 4, 16), trades=1, padded=0), False, False, 4001),
+        (gradient_plan.LongBackwardPlan((4, 2), (16, 2, 16), low=False), True, True, 4096),
+    ],
+)
+def test_gradients_of_three_passes_are_exact(long, wide, staged, length, tmp_path):
+    options = {
+        **long.column_options(0, (True, True, True), staged, wide, False),
+        **long.row_options(0, True, wide, False), "FILTER_WIDE": 1,
+    }  # fmt: skip
+    dk, dpost, dpre, du = errors("long_backward.cpp", options, tmp_path, 2, 2, length)
+    assert dk < 1e-6
+    assert max(du, dpre, dpost) < (5e-7 if wide else 3e-4)

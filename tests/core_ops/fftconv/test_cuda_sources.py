@@ -21,6 +21,10 @@ def cases():
     yield "onepass.cuh", row.options(2, True, True)
     yield "spectrum.cuh", row.spectrum_options()
     yield "backward.cuh", {**back.options(1, True, True), "SCRATCH": 0}
+    long = gradient_plan.LONG_BACKWARD[65536][0]
+    yield "columns.cuh", long.column_options(2, (True, True, True), True, False, False)
+    yield "columns.cuh", long.filter_gradient_options(True)
+    yield "long_backward.cuh", long.row_options(2, True, False, False)
     yield "threepass.cuh", plan.LONG[65536][0].options(2, True, True, True, False, H100)
 
 
@@ -48,6 +52,21 @@ def test_every_length_has_a_plan_that_fits(device, item):
         assert row is None or row.blocks * (row.forward_bytes(item, True) + plan.RESERVED) <= device.sm_bytes
         if device is H100:
             assert row is not None or long is not None, size
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("item", [2, 4])
+def test_every_length_has_gradients_that_fit(item, wide):
+    for size in (1 << m for m in range(7, 23)):
+        row = gradient_plan.backward_plan(size, item, (True, True), H100, False)
+        long = gradient_plan.long_backward_plan(size, item, wide or item == 4, True, H100, True)
+        assert (row is None) == (size > 8192)
+        assert (long is None) == (size < 8192)
+        if long is not None:
+            assert long.size == size
+            columns, lines = long.column_bytes(item, wide or item == 4, True, True), long.row_bytes(wide or item == 4)
+            assert long.column_blocks * (columns + plan.RESERVED) <= H100.sm_bytes
+            assert long.row_blocks * (lines + plan.RESERVED) <= H100.sm_bytes
 
 
 def test_a_plan_takes_fewer_blocks_where_shared_memory_is_short():
