@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from farfield.apps.forecasting.bank import Array, Index
 from farfield.apps.forecasting.baselines import initialise
-from farfield.apps.forecasting.optimise import Epoch, train
+from farfield.apps.forecasting.optimise import train
 from farfield.apps.forecasting.spacetime import SpaceTime, SpaceTimeConfig
 from farfield.apps.forecasting.windows import Windows
+
+if TYPE_CHECKING:
+    from farfield.apps.forecasting.series import Plan
 
 # Windows, to learn from and to judge by, below which the stack stands alone.
 FEWEST, FEWEST_LATER = 30, 5
@@ -87,15 +90,20 @@ class Examples:
     origins: Index
     known: Array | None
 
+    def complete(self) -> NDArray[np.bool_]:
+        """Windows of which everything is known, what the stack said too (T,)."""
+        known = np.isfinite(self.truth).all(1) & np.isfinite(self.stack).all(1)
+        return known if self.known is None else known & np.isfinite(self.known).all((1, 2))
+
     def split(self) -> tuple[Index, Index]:
         """Complete windows to learn from and later ones to judge by: no target of the first is one of the second's."""
-        complete = np.isfinite(self.truth).all(1)
+        learnable = np.isfinite(self.truth).all(1)
         if self.known is not None:
-            complete &= np.isfinite(self.known).all((1, 2))
+            learnable &= np.isfinite(self.known).all((1, 2))
         cut = int(len(self.origins) * (1 - VALIDATION))
         early = self.origins + self.truth.shape[1] <= self.origins[cut]
         late = np.arange(len(self.origins)) >= cut
-        return np.flatnonzero(complete & early), np.flatnonzero(complete & late)
+        return np.flatnonzero(learnable & early), np.flatnonzero(self.complete() & late)
 
     def panel(self, rows: Index) -> Windows:
         """Some of them as training windows, each a series of its own."""
@@ -104,70 +112,51 @@ class Examples:
         return Windows(list(series), self.windows.shape[1], self.truth.shape[1], known=known)
 
 
-def fit_network(
-    examples: Examples,
-    sizes: dict[str, Any],
-    *,
-    seed: int,
-    device: str = "cpu",
-    epochs: int | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
-) -> Network | None:
-    """Trains on the earlier windows, selects epoch and strength on the later ones; None: it is of no use.
-
-    Args:
-        examples: Of one series.
-        sizes: Of the `SpaceTimeConfig`; lag, horizon and known follow from the examples.
-        seed: The same seed gives the same bits.
-        epochs: None: as many as make STEPS steps.
-        on_epoch: Called after every epoch.
-    """
+def fit_network(examples: Examples, plan: Plan) -> Network | None:
+    """Trains on the earlier windows, selects epoch and strength on the later ones; None: it is of no use."""
     early, later = examples.split()
     if len(early) < FEWEST or len(later) < FEWEST_LATER:
         return None
-    net = train_on(examples.panel(early), examples.panel(later), sizes, seed, device, epochs, on_epoch)
+    net = train_on(examples.panel(early), examples.panel(later), plan)
     return judged(net, examples, later)
 
 
-def train_on(
-    windows: Windows,
-    validation: Windows,
-    sizes: dict[str, Any],
-    seed: int,
-    device: str = "cpu",
-    epochs: int | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
-) -> SpaceTime:
-    """A network that started as a ridge regression on the lags; it is that still where training did not help."""
+def train_on(windows: Windows, validation: Windows, plan: Plan) -> SpaceTime:
+    """A network that started as a ridge regression on the lags; it is that still where training did not help.
+
+    Args:
+        windows, validation: To learn from and to select on.
+        plan: Its sizes, epochs (None: as many as make STEPS steps), seed, device and precision.
+    """
     batch = windows.batch(slice(0, 1))
     known = 0 if batch.known is None else batch.known.shape[-1]
     shape = {"lag": windows.lag, "horizon": windows.horizon, "known": known, "linear_skip": True}
-    net = SpaceTime.seeded(SpaceTimeConfig.of({"transform": "last", **sizes}, **shape), seed)
+    net = SpaceTime.seeded(SpaceTimeConfig.of({"transform": "last", **plan.sizes}, **shape), plan.seed)
     initialise(net, windows, validation)
-    spent = min(MOST_EPOCHS, max(1, round(STEPS * BATCH / len(windows)))) if epochs is None else epochs
+    spent = min(MOST_EPOCHS, max(1, round(STEPS * BATCH / len(windows)))) if plan.epochs is None else plan.epochs
     train(
         net,
         windows,
         validation,
-        seed=seed,
+        seed=plan.seed,
         epochs=spent,
         batch_size=BATCH,
         patience=PATIENCE,
         lr=RATE,
-        device=device,
-        on_epoch=on_epoch,
+        device=plan.device,
+        precision=plan.precision,
     )
     return net.cpu().eval()
 
 
-def judged(net: SpaceTime, examples: Examples, rows: Index) -> Network | None:
+def judged(net: SpaceTime, examples: Examples, rows: Index, prior: float = 0.0) -> Network | None:
     """The network with its strength from these rows; None where it does not help there.
 
-    The least-squares share of (network - stack) in (truth - stack), shrunk by how many horizons the rows span.
+    The least-squares share of (network - stack) in (truth - stack), shrunk to `prior` by how few horizons they span.
     """
+    network = Network(net, prior)
     if not len(rows):
-        return None
-    network = Network(net, 0.0)
+        return network if prior else None
     known = None if examples.known is None else examples.known[rows]
     away = network.forecast(examples.windows[rows], known, examples.truth.shape[1]) - examples.stack[rows]
     missing = examples.truth[rows] - examples.stack[rows]
@@ -177,5 +166,5 @@ def judged(net: SpaceTime, examples: Examples, rows: Index) -> Network | None:
     share = float(np.clip((away * missing).sum() / power, 0.0, 1.0))
     saved = 1 - float(((missing - share * away) ** 2).sum()) / max(float((missing**2).sum()), 1e-300)
     evidence = (examples.origins[rows[-1]] - examples.origins[rows[0]] + 1) / examples.truth.shape[1]
-    network.strength = share * float(evidence / (evidence + DOUBT))
-    return network if saved > GAIN and network.strength > 0 else None
+    network.strength = float((evidence * share + DOUBT * prior) / (evidence + DOUBT))
+    return network if (saved > GAIN or prior) and network.strength > 0 else None

@@ -12,7 +12,7 @@ from farfield.apps.forecasting.conformal import Conformal
 from farfield.apps.forecasting.covariates import Effect, fit_effect
 from farfield.apps.forecasting.scale import Scale
 from farfield.apps.forecasting.sizes import lag_of, model_of
-from farfield.apps.forecasting.stack import Stack, Trial, copy_of, replay, run_bank, targets_at, weigh
+from farfield.apps.forecasting.stack import Bank, Stack, Trial, copy_of, replay, run_bank, targets_at, weigh
 from farfield.apps.training.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # The bank reads this many of the newest values, the network this many windows of them.
 MOST_VALUES = 20_000
 MOST_WINDOWS = 4_000
+# How much a network of other series is believed before it has been seen on this one.
+PRIOR = 0.5
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Plan:
         epochs: Of the network; None follows from the number of windows.
         logarithm: "auto" tries it where all values are above 0.
         seed: Of the network.
-        device: Where the network is trained.
+        device, precision: Of the network's training.
     """
 
     horizon: int
@@ -49,6 +51,7 @@ class Plan:
     logarithm: bool | str = "auto"
     seed: int = 0
     device: str = "cpu"
+    precision: str = "fp32"
 
 
 @dataclass
@@ -132,7 +135,7 @@ class SeriesModel:
             x: Covariates beside it (K,).
             adapt: Judge earlier forecasts by it and make the next one, which costs a forecast: O(H (K + P)).
         """
-        row = np.zeros((1, self.effect.inputs)) if x is None else np.asarray(x, dtype=np.float64).reshape(1, -1)
+        row = self.effect.centre[None] if x is None else np.asarray(x, dtype=np.float64).reshape(1, -1)
         z = float(self.scale.forward(np.array([value]))[0]) if np.isfinite(value) else np.nan
         z -= float(self.effect.of(row)[0])
         filled = self.stack.read(z)
@@ -156,14 +159,18 @@ class SeriesModel:
 
     def _issue(self) -> None:
         # Future covariates are not known here: the forecast to be judged has the effect taken out, as its truth has.
-        self.conformal.issue(self._standardised(self.plan.horizon, np.zeros((self.plan.horizon, self.effect.inputs))))
+        self.conformal.issue(self._standardised(self.plan.horizon, self._usual(self.plan.horizon)))
+
+    def _usual(self, horizon: int) -> Array:
+        """Covariates at their means (H, K)."""
+        return np.tile(self.effect.centre, (horizon, 1))
 
     def _ahead(self, horizon: int, x: Array | None) -> Array:
         if self.effect.inputs and x is None:
             raise UserError(
                 f"the model was fitted with {self.effect.inputs} covariates: give X, their values at the steps ahead"
             )
-        return np.zeros((horizon, 0)) if x is None else np.asarray(x, dtype=np.float64)
+        return np.zeros((horizon, 0)) if x is None or not self.effect.inputs else np.asarray(x, dtype=np.float64)
 
     def _standardised(self, horizon: int, x: Array) -> Array:
         """Forecast without scale and covariates' linear effect (H,)."""
@@ -176,9 +183,9 @@ class SeriesModel:
         return np.asarray(z)
 
 
-def _choose_scale(y: Array, x: Array, plan: Plan) -> tuple[Scale, Any, Effect]:
+def _choose_scale(y: Array, x: Array, plan: Plan) -> tuple[Scale, Bank, Effect]:
     """Values as they are or their logarithm: whichever the stack forecasts better, judged in the series' own units."""
-    tried = []
+    tried: list[tuple[float, int, Scale, Bank, Effect]] = []
     for scale in Scale.candidates(y, plan.logarithm):
         z = scale.forward(y)
         effect = fit_effect(z, x, plan.season)
@@ -204,10 +211,9 @@ def _beside(
 
     examples = examples_of(z, x, filled, stack, trial, plan)
     if pretrained is not None:
-        rows = np.flatnonzero(np.isfinite(examples.truth).all(1))
-        network = judged(pretrained, examples, rows)
+        network = judged(pretrained, examples, np.flatnonzero(examples.complete()), prior=PRIOR)
     else:
-        network = fit_network(examples, plan.sizes, seed=plan.seed, device=plan.device, epochs=plan.epochs)
+        network = fit_network(examples, plan)
     if network is not None:
         _, later = examples.split()
         known = None if examples.known is None else examples.known[later]
