@@ -1,21 +1,18 @@
 // The gradients of y = postgate * conv(pregate * u, k), one launch: with K the spectrum of k, U of pregate * u, V of postgate * dy,
 //   x = inverse(conj(K) V), du = pregate x, dpregate = u x; dpostgate = dy inverse(K U); dk = inverse(sum over b of conj(U) V).
 // Only the inputs are read: U and V are made again. dk is summed over the rows of a block in registers, in a fixed order, and over
-// blocks by the caller: dk (splits, H, Lk). A skip connection is a tap at lag 0 of the spectrum kf, its gradient is dskip = dk[0].
+// blocks by the caller: dk (splits, H, Lk). A skip connection is a tap at lag 0 of the spectrum kf, its gradient is dk[0].
 // Options: those of onepass.cuh; PRE and POST say which gates there are.
 #include "plan.cuh"
 // STAGED = 2: three places in shared memory instead of five; both gates pass through one, and dy is waited for.
 constexpr int COPIES = STAGED == 2 ? 2 + (PRE || POST) : (STAGED ? 3 + PRE + POST : 0);
 constexpr bool LEAN = STAGED == 2;
-// SCRATCH = 1 (rows that leave no room on chip; one row a block): V and the sum over rows live in scratch (blocks, 2, N), read and
-// written by the thread that owns them only.
 // How many reads of the spectrum the compiler may gather: registers are full here.
 constexpr int FENCE = 2;
-constexpr int KEEP = SCRATCH ? 0 : RPG * N;
+constexpr int KEEP = RPG * N;
 
 extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
-    const io* dy_, const io* u_, const io* g1_, const io* g2_, io* du_, io* d1_, io* d2_, float* dk, float* dskip,
-    const float4* kf, c2* scratch,
+    const io* dy_, const io* u_, const io* g1_, const io* g2_, io* du_, io* d1_, io* d2_, float* dk, const float4* kf,
     i64 dy_sb, i64 dy_sh, i64 u_sb, i64 u_sh, i64 g1_sb, i64 g1_sh, i64 g2_sb, i64 g2_sh, i64 du_sb, i64 du_sh, i64 d1_sb, i64 d1_sh,
     i64 d2_sb, i64 d2_sh, int B, int H, int L, int Lk, int splits) {
   SHARED(table);
@@ -28,7 +25,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
   int b = part * rows + group * RPG;
   c2* exchange = (c2*)memory + (group * RPG + sub) * Fft::SIZE;
   c2* kept = (c2*)memory + GROUPS * RPG * Fft::SIZE + group * KEEP + sub * N + tid % T;
-  if constexpr (SCRATCH) kept = scratch + (i64)blockIdx.x * 2 * N + tid;
   constexpr int STEP = Slot::BYTES / (int)sizeof(io);
   io* slots = (io*)((c2*)memory + GROUPS * (RPG * Fft::SIZE + KEEP)) + group * COPIES * STEP;
   io *su = slots, *sy = slots + STEP, *sy_next = LEAN ? sy : slots + 2 * STEP;
@@ -47,8 +43,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
   fft.init(tid % T, exchange, (float4*)table, threadIdx.x, THREADS);
   const int t = fft.t;
   const float4* ks = kf + (i64)h * (E / 2) * T + t;
-  c2 v[E], sum[SCRATCH ? 1 : E];
-  each<E>([&](auto j) { (SCRATCH ? kept[N + decltype(j)::v * T] : sum[SCRATCH ? 0 : decltype(j)::v]) = make_float2(0.f, 0.f); });
+  c2 v[E], sum[E];
+  each<E>([&](auto j) { sum[decltype(j)::v] = make_float2(0.f, 0.f); });
   if constexpr (STAGED) copy_wait<1>();
   sync();
 
@@ -106,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
     fft.forward(v, sync);
     with_spectrum<FENCE>(ks, [&](auto j, c2 p) {
       c2 a = kept[decltype(j)::v * T], w = v[decltype(j)::v];
-      c2& s = SCRATCH ? kept[N + decltype(j)::v * T] : sum[SCRATCH ? 0 : decltype(j)::v];
+      c2& s = sum[decltype(j)::v];
       s.x = fmaf(a.x, w.x, fmaf(a.y, w.y, s.x));
       s.y = fmaf(a.y, w.x, fmaf(-a.x, w.y, s.y));
       v[decltype(j)::v] = cmul(w, p);
@@ -135,7 +131,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
       sy_next = swap;
     }
   }
-  each<E>([&](auto j) { v[decltype(j)::v] = SCRATCH ? kept[N + decltype(j)::v * T] : sum[SCRATCH ? 0 : decltype(j)::v]; });
+  each<E>([&](auto j) { v[decltype(j)::v] = sum[decltype(j)::v]; });
   fft.inverse(v, sync);
   sync();
   each<E>([&](auto j) { ((float*)exchange)[t + T * decltype(j)::v] = v[decltype(j)::v].x; });
@@ -145,6 +141,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
     for (int r = 0; r < GROUPS * RPG; r++) x += ((const float*)((const c2*)memory + r * Fft::SIZE))[n];
     x = n < L ? x * (1.f / N) : 0.f;
     if (n < Lk) dk[((i64)part * H + h) * Lk + n] = x;
-    if (n == 0 && dskip) dskip[part * H + h] = x;
   }
 }

@@ -3,7 +3,7 @@
 // transforms Y, x = inverse(conj(K) Y), du = pregate x, dpregate = u x. Each hands half of its spectrum to the other and adds up the
 // half of conj(U) Y that it keeps, over its rows, in order; dk (splits, H, Lk) is the inverse of the sum, added over splits by the
 // caller. A skip connection is a tap at lag 0 of the spectrum kf, its gradient is dk[0].
-// Options: those of onepass.cuh with STAGED = 0, GROUPS = 1; PRE and POST say which gates there are. Compute capability 9.0 on.
+// Options: those of onepass.cuh with STAGED = 0, GROUPS = 1, MINB: blocks a multiprocessor; PRE and POST say which gates there are. Compute capability 9.0 on.
 #include "plan.cuh"
 constexpr int HALF = E / 2, LINE = Fft::W / RADIX2;
 static_assert(Fft::B3 == 2 && RPG == 1 && GROUPS == 1, "a thread holds two lines of a row, and sends one");
@@ -48,7 +48,7 @@ struct Other {
 FI void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 #endif
 
-extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, 1) backward_pair(
+extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, MINB) backward_pair(
     const io* dy_, const io* u_, const io* g1_, const io* g2_, io* du_, io* d1_, io* d2_, float* dk, const float4* kf, i64 dy_sb, i64 dy_sh,
     i64 u_sb, i64 u_sh, i64 g1_sb, i64 g1_sh, i64 g2_sb, i64 g2_sh, i64 du_sb, i64 du_sh, i64 d1_sb, i64 d1_sh, i64 d2_sb, i64 d2_sh, int B,
     int H, int L, int Lk, int splits) {

@@ -14,7 +14,6 @@ from torch import Tensor
 from ...errors import KernelUnavailable
 from .gradient_plan import LongBackwardPlan, backward_plan, long_backward_plan, pair_bytes, pair_plan
 from .launch import (
-    SPECTRUM_BYTES,
     Operands,
     address,
     aligned,
@@ -26,25 +25,29 @@ from .launch import (
     strides,
 )
 from .nvrtc import Module
-from .plan import IO, RowPlan, device_of, fft_size, wide_intermediates
+from .plan import IO, Device, RowPlan, device_of, fft_size, wide_intermediates
 
 Gradients = tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None]
-LEAST_BYTES = 32 << 20  # intermediates under this are made for all channels at once
+LEAST_BYTES = 8 << 20  # intermediates under this are made for all channels at once
 
 
 @dataclass(frozen=True)
 class Places:
-    """dy, and where the gradients of rows go."""
+    """dy, and where the gradients go."""
 
     dy: Tensor
     du: Tensor
     dpre: Tensor | None
     dpost: Tensor | None
+    dk: Tensor
+    dskip: Tensor | None
 
-    def channels(self, first: int, count: int) -> "Places":
-        """The same for some channels."""
+    def channels(self, first: int, count: int, per_group: int) -> "Places":
+        """The same for some channels, whole groups."""
         dpre, dpost = (None if x is None else cut(x, first, count) for x in (self.dpre, self.dpost))
-        return Places(cut(self.dy, first, count), cut(self.du, first, count), dpre, dpost)
+        dk = self.dk[first // per_group : (first + count) // per_group]
+        dskip = None if self.dskip is None else self.dskip[first : first + count]
+        return Places(cut(self.dy, first, count), cut(self.du, first, count), dpre, dpost, dk, dskip)
 
 
 def backward(x: Operands, dy: Tensor, circular: bool = False) -> Gradients:
@@ -55,85 +58,93 @@ def backward(x: Operands, dy: Tensor, circular: bool = False) -> Gradients:
         circular: Of the circular convolution; L is a power of two, at least 128.
     Raises: KernelUnavailable: no kernel holds a row; see gradient_plan.backward_fits.
     """
-    u = x.u
-    device, size, item = device_of(u.device.index), fft_size(u.shape[2]), u.element_size()
+    u, index = x.u, x.u.device.index
     du = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     dpre, dpost = (None if g is None else torch.empty_like(du) for g in (x.pregate, x.postgate))
-    to, gates = Places(dy, du, dpre, dpost), (x.pregate is not None, x.postgate is not None)
-    staged, wide = aligned(dy, u, x.pregate, x.postgate, du), wide_intermediates(size, u.dtype)
-    plan = backward_plan(u.shape[2], item, gates, device, staged)
-    if plan is not None:
-        dk, dskip = one_launch(x, to, plan, circular)
+    dk = torch.empty(x.k.shape, device=u.device)
+    dskip = None if x.skip is None else torch.empty(u.shape[1], device=u.device)
+    to, gates = Places(dy, du, dpre, dpost, dk, dskip), (x.pregate is not None, x.postgate is not None)
+    staged, size = aligned(dy, u, x.pregate, x.postgate, du), fft_size(u.shape[2])
+    row = row_backward(size, u.dtype, gates, staged, circular, index)
+    if row is not None:
+        row.run(x, to)
         return du, dpre, dpost, dk, dskip
-    pair = pair_plan(u.shape[2], device)
-    if pair is not None:
-        dk, dskip = two_blocks(x, to, pair, circular)
-        return du, dpre, dpost, dk, dskip
+    wide = wide_intermediates(size, u.dtype)
     for moved in (staged, False):
-        long = long_backward_plan(size, item, wide, any(gates), device, moved)
-        if long is not None:
-            dk, dskip = Long(long, x, to, moved, wide, circular).run()
+        plan = long_backward_plan(size, u.element_size(), wide, any(gates), device_of(index), moved)
+        if plan is not None:
+            Long(plan, x, to, moved, wide, circular).run()
             return du, dpre, dpost, dk, dskip
     raise KernelUnavailable(
-        f"fftconv: no backward kernel for L={u.shape[2]} in {device.block_bytes} bytes of shared memory; "
+        f"fftconv: no backward kernel for L={u.shape[2]} in {device_of(index).block_bytes} bytes of shared memory; "
         "take impl='torch'."
     )
 
 
-def one_launch(x: Operands, to: Places, plan: RowPlan, circular: bool) -> tuple[Tensor, Tensor | None]:
-    """dk and dskip; fills the places. A row stays on one chip."""
-    u, device, gates = x.u, device_of(x.u.device.index), (x.pregate is not None, x.postgate is not None)
-    size, item = plan.size, u.element_size()
-    options = {**plan.options(IO[u.dtype], *gates), "SHIFT": int(not circular), "SCRATCH": plan.scratch}
-    kernels = built("backward.cuh", options, u.device.index)
-    taps, channels = x.k.shape[1], u.shape[1]
-    dk = torch.empty(x.k.shape, device=u.device)
-    dskip = None if x.skip is None else torch.empty(channels, device=u.device)
-    for first, count in channel_chunks(channels, x.per_group, size * 8 * (1 + 2 * plan.scratch), SPECTRUM_BYTES):
-        part, out = x.channels(first, count), to.channels(first, count)
-        splits = splits_for(u.shape[0], count, plan, device, 32)
-        kf = spectrum_of(plan, part.k, part.skip, count, circular)
-        scratch = torch.empty(count * splits * 2 * size * 2, device=u.device) if plan.scratch else None
-        parts = torch.empty(splits, count, taps, device=u.device)
-        skips = None if dskip is None else torch.empty(splits, count, device=u.device)
-        ins, outs = (out.dy, part.u, part.pregate, part.postgate), (out.du, out.dpre, out.dpost)
-        kernels.launch(
-            "backward", count * splits, plan.group_threads * plan.groups, plan.backward_bytes(item, *gates),
-            *(address(t) for t in (*ins, *outs, parts, skips, kf, scratch)), *strides(*ins, *outs),
-            *(np.int32(n) for n in (u.shape[0], count, u.shape[2], taps, splits)),
-        )  # fmt: skip
-        rows = slice(first // x.per_group, (first + count) // x.per_group)
-        dk[rows] = parts.view(splits, -1, x.per_group, taps).sum((0, 2))
-        if dskip is not None and skips is not None:
-            dskip[first : first + count] = skips.sum(0)
-    return dk, dskip
+def spare_bytes(x: Operands, to: Places) -> int:
+    """The most that a call may hold besides inputs and gradients."""
+    given = (x.u, x.k, x.pregate, x.postgate, to.dy, to.du, to.dpre, to.dpost, to.dk)
+    return max(LEAST_BYTES, 3 * sum(t.numel() * t.element_size() for t in given if t is not None) // 10)
 
 
-def two_blocks(x: Operands, to: Places, plan: RowPlan, circular: bool) -> tuple[Tensor, Tensor | None]:
-    """dk and dskip; fills the places. A row takes two multiprocessors."""
-    u, device, index = x.u, device_of(x.u.device.index), x.u.device.index
-    gates = x.pregate is not None, x.postgate is not None
-    kernels = built("backward_pair.cuh", {**plan.options(IO[u.dtype], *gates), "SHIFT": int(not circular)}, index)
-    batch, channels, length = u.shape
-    taps = x.k.shape[1]
-    dk = torch.empty(x.k.shape, device=u.device)
-    dskip = None if x.skip is None else torch.empty(channels, device=u.device)
-    for first, count in channel_chunks(channels, x.per_group, plan.size * 8, SPECTRUM_BYTES):
-        part, out = x.channels(first, count), to.channels(first, count)
-        splits = max(1, min(batch, -(-device.sms // (2 * count))))
-        kf = spectrum_of(plan, part.k, part.skip, count, circular)
-        parts = torch.empty(splits, count, taps, device=u.device)
-        ins, outs = (out.dy, part.u, part.pregate, part.postgate), (out.du, out.dpre, out.dpost)
-        kernels.launch(
-            "backward_pair", 2 * count * splits, plan.row_threads, pair_bytes(plan),
-            *(address(t) for t in (*ins, *outs, parts, kf)), *strides(*ins, *outs),
-            *(np.int32(n) for n in (batch, count, length, taps, splits)),
-        )  # fmt: skip
-        rows = slice(first // x.per_group, (first + count) // x.per_group)
-        dk[rows] = parts.view(splits, -1, x.per_group, taps).sum((0, 2))
-        if dskip is not None:
-            dskip[first : first + count] = parts[..., 0].sum(0)
-    return dk, dskip
+@dataclass(frozen=True)
+class RowBackward:
+    """Gradients of rows that one block holds, or two that share the chip's network, in one launch.
+
+    Args:
+        plan: Of the kernel. paired: backward_pair.cuh rather than backward.cuh. kernels: Compiled.
+        shared: Bytes of shared memory of a block. circular: Which spectrum. device: The limits.
+    """
+
+    plan: RowPlan
+    paired: bool
+    kernels: Module
+    shared: int
+    circular: bool
+    device: Device
+
+    def splits(self, batch: int, count: int) -> int:
+        """In how many parts a channel's rows go."""
+        if self.paired:
+            return max(1, min(batch, -(-self.device.sms * self.plan.blocks // (2 * count))))
+        return splits_for(batch, count, self.plan, self.device, 32)
+
+    def run(self, x: Operands, to: Places) -> None:
+        """Fill the places."""
+        plan, per_group, taps = self.plan, x.per_group, x.k.shape[1]
+        batch, channels, length = x.u.shape
+        for first, count in channel_chunks(channels, per_group, plan.size * 8, spare_bytes(x, to)):
+            part, out = x.channels(first, count), to.channels(first, count, per_group)
+            splits = self.splits(batch, count)
+            kf = spectrum_of(plan, part.k, part.skip, count, self.circular)
+            whole = splits == 1 and per_group == 1
+            parts = out.dk[None] if whole else torch.empty(splits, count, taps, device=x.u.device)
+            ins, outs = (out.dy, part.u, part.pregate, part.postgate), (out.du, out.dpre, out.dpost)
+            self.kernels.launch(
+                "backward_pair" if self.paired else "backward", (2 if self.paired else 1) * count * splits,
+                plan.group_threads * plan.groups, self.shared, *(address(t) for t in (*ins, *outs, parts, kf)),
+                *strides(*ins, *outs), *(np.int32(n) for n in (batch, count, length, taps, splits)),
+            )  # fmt: skip
+            if not whole:
+                torch.sum(parts.view(splits, -1, per_group, taps), (0, 2), out=out.dk)
+            if out.dskip is not None:
+                torch.sum(parts[..., 0], 0, out=out.dskip)
+
+
+@cache
+def row_backward(
+    size: int, dtype: torch.dtype, gates: tuple[bool, bool], staged: bool, circular: bool, index: int
+) -> RowBackward | None:
+    """How rows of a size go in one launch; None where they need three passes."""
+    device, item, pair = device_of(index), dtype.itemsize, pair_plan(size, device_of(index), staged)
+    plan = backward_plan(size, item, gates, device, staged) if pair is None else pair
+    if plan is None:
+        return None
+    source, shared = (
+        ("backward.cuh", plan.backward_bytes(item, *gates)) if pair is None else ("backward_pair.cuh", pair_bytes(plan))
+    )
+    kernels = built(source, {**plan.options(IO[dtype], *gates), "SHIFT": int(not circular)}, index)
+    return RowBackward(plan, pair is not None, kernels, shared, circular, device)
 
 
 @cache
@@ -260,17 +271,13 @@ class Long:
             0, 0, out.data_ptr(), 0, 0, 0, out.stride(0), np.int32(count), np.int32(taps), np.int32(count),
         )  # fmt: skip
 
-    def run(self) -> tuple[Tensor, Tensor | None]:
-        """dk and dskip; fills the places."""
-        x, to, per_group = self.x, self.to, self.x.per_group
-        k, skip, (batch, channels, _) = x.k, x.skip, x.u.shape
-        dk = torch.empty(k.shape, device=k.device)
-        dskip = None if skip is None else torch.empty(channels, device=k.device)
-        everything = (x.u, to.dy, to.du, x.pregate, to.dpre, x.postgate, to.dpost)
-        limit = max(LEAST_BYTES, 3 * sum(t.numel() * t.element_size() for t in everything if t is not None) // 10)
+    def run(self) -> None:
+        """Fill the places."""
+        x, per_group = self.x, self.x.per_group
+        batch, channels, _ = x.u.shape
         each = self.plan.size * (2 * batch * self.plan.point_bytes(self.wide) + 20)
-        for first, count in channel_chunks(channels, per_group, each, limit):
-            part, out = x.channels(first, count), to.channels(first, count)
+        for first, count in channel_chunks(channels, per_group, each, spare_bytes(x, self.to)):
+            part, out = x.channels(first, count), self.to.channels(first, count, per_group)
             taps = part.k
             if part.skip is not None:
                 taps = taps.repeat_interleave(per_group, 0) if per_group > 1 else taps.clone()
@@ -284,13 +291,11 @@ class Long:
                 self.leave(y, (), (out.du,))
             else:
                 self.leave(y, (part.pregate, part.u), (out.du, out.dpre))
-            filter_rows = slice(first // per_group, (first + count) // per_group)
-            parts = dk[filter_rows] if per_group == 1 else torch.empty(count, k.shape[1], device=k.device)
+            parts = out.dk if per_group == 1 else torch.empty(count, x.k.shape[1], device=x.k.device)
             self.leave_filter(d, parts)
             if per_group > 1:
-                dk[filter_rows] = parts.view(-1, per_group, k.shape[1]).sum(1)
-            if dskip is not None:
-                dskip[first : first + count] = parts[:, 0]
+                torch.sum(parts.view(-1, per_group, x.k.shape[1]), 1, out=out.dk)
+            if out.dskip is not None:
+                out.dskip.copy_(parts[:, 0])
             # the next chunk may take this memory
             del u, y, filters, d, parts, taps
-        return dk, dskip

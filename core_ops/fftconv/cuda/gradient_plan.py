@@ -34,6 +34,7 @@ class LongBackwardPlan:
     padded: int = 1
     row_waves: int = 4
     stream: bool = False
+    held: bool = False
 
     @property
     def lines(self) -> int:
@@ -109,8 +110,8 @@ class LongBackwardPlan:
         r1, r2, r3 = self.radices
         exchange = r1 * r2 * (r3 + 2 * self.padded) + (8 if r3 == 8 else 0)
         slot = self.row * self.point_bytes(wide) + (0 if wide else self.scales * 4)
-        sides = 2 * self.lines_a_block
-        return radix_table_bytes(r1, r2, r3) + sides * (exchange * 8 + slot + self.trades * self.row * 4) + 128
+        sides, held = 2 * self.lines_a_block, self.row * 8 if self.held else 0
+        return radix_table_bytes(r1, r2, r3) + sides * (exchange * 8 + slot + self.trades * self.row * 4) + held + 128
 
     def column_bytes(self, item: int, wide: bool, gate: bool, staged: bool) -> int:
         """Shared memory of a block over the columns of signals."""
@@ -148,7 +149,7 @@ class LongBackwardPlan:
         """Macros of long_backward.cuh."""
         return {
             **self.options(io, wide, circular), "FILTER_WIDE": int(wide), "POST": int(postgate), "PADDED": self.padded,
-            "MINB": self.row_blocks, "TRADES": self.trades,
+            "MINB": self.row_blocks, "TRADES": self.trades, "HELD": int(self.held),
         }  # fmt: skip
 
     def fitted(self, item: int, wide: bool, gate: bool, staged: bool, device: Device) -> "LongBackwardPlan | None":
@@ -175,8 +176,9 @@ BACKWARD: dict[int, tuple[RowPlan, ...]] = {
 }
 
 
-# N -> two blocks a row, one row after another in each; where that does not fit, three passes
-PAIRS = {16384: RowPlan((32, 32, 16), spectrum=2, padded=0, staged=0)}
+# (N, whether rows are aligned) -> two blocks a row; where that does not fit, three passes
+PAIR_16K = RowPlan((32, 32, 16), spectrum=2, padded=0, staged=0)
+PAIRS = {(16384, True): PAIR_16K, (16384, False): PAIR_16K}
 
 
 def pair_bytes(plan: RowPlan) -> int:
@@ -184,15 +186,15 @@ def pair_bytes(plan: RowPlan) -> int:
     return plan.spectrum_bytes + plan.size * 4
 
 
-def pair_plan(length: int, device: Device) -> RowPlan | None:
-    """The plan of backward_pair.cuh for rows of a length; None where none fits."""
-    plan = PAIRS.get(fft_size(length))
+def pair_plan(size: int, device: Device, staged: bool) -> RowPlan | None:
+    """The plan of backward_pair.cuh for rows of a size where it is the fastest, and fits."""
+    plan = PAIRS.get((size, staged))
     return plan if plan is not None and pair_bytes(plan) <= device.block_bytes else None
 
 
-def backward_plan(length: int, item: int, gates: tuple[bool, bool], device: Device, staged: bool) -> RowPlan | None:
-    """The plan of backward.cuh for rows of a length; None where none fits."""
-    plans = BACKWARD.get(fft_size(length), ())
+def backward_plan(size: int, item: int, gates: tuple[bool, bool], device: Device, staged: bool) -> RowPlan | None:
+    """The plan of backward.cuh for rows of a size; None where none fits."""
+    plans = BACKWARD.get(size, ())
     return first_fitting(plans, device, staged, lambda p: p.backward_bytes(item, *gates))
 
 
@@ -247,6 +249,6 @@ def long_backward_plan(
 def backward_fits(length: int, item: int, gates: tuple[bool, bool], index: int) -> bool:
     """Whether kernels on this device hold what the backward of a row needs, however it is aligned."""
     size, device = fft_size(length), device_of(index)
-    if backward_plan(length, item, gates, device, False) is not None or pair_plan(length, device) is not None:
+    if backward_plan(size, item, gates, device, False) or pair_plan(size, device, False):
         return True
     return long_backward_plan(size, item, True, any(gates), device, False) is not None

@@ -4,11 +4,13 @@
 // The caller makes WU and WY by columns_forward and hands WU, WY, WD to columns_inverse: dpostgate, du and dpregate, dk.
 // Two groups of T threads stand side by side, one for U and one for Y; each adds up half of the frequencies over the batch, in order.
 // LOW: the rows read have 23 bits, and dk is exact to 1e-6. TRADES: places for the halves handed over, 1 or 2.
+// HELD: the spectrum of the filter waits in shared memory rather than in registers (T >= 32).
 #include "intermediate.cuh"
 typedef Stored<FILTER_WIDE>::type FilterPoint;
 typedef Row<RADIX1, RADIX2, RADIX3, 0, 4, PADDED> Fft;
 constexpr int E = Fft::E, T = Fft::T, PAIRS = T < 16 ? 16 / T : 1, SIDES = 2 * PAIRS, THREADS = SIDES * T, HALF = E / 2;
 constexpr int GROUP = T < 32 ? 32 : T, TRADE = HALF / 2 * T;
+constexpr int KEPT = HELD ? N2 * (int)sizeof(c2) : 0;
 constexpr int SLOT = N2 * (int)sizeof(Point) + (LOW ? N2 * 2 : 0), LANE = SLOT + (WIDE ? 0 : SCALES * 4);
 
 struct Signal {
@@ -26,8 +28,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) rows_gradient(
   const int k1 = blockIdx.x % (N1 / PAIRS) * PAIRS + side / 2;
   c2* exchange = (c2*)(table + Fft::TABLE) + side * Fft::SIZE;
   float4* trade = (float4*)((c2*)(table + Fft::TABLE) + SIDES * Fft::SIZE) + t;
-  float* reduced = (float*)(trade - t + TRADES * SIDES * TRADE) + group * (GROUP / 32);
-  unsigned char* slot = (unsigned char*)(trade - t + TRADES * SIDES * TRADE) + 128 + side * LANE;
+  float4* held = trade + TRADES * SIDES * TRADE;
+  unsigned char* after = (unsigned char*)(held - t) + KEPT;
+  float* reduced = (float*)after + group * (GROUP / 32);
+  unsigned char* slot = after + 128 + side * LANE;
   const Point* sw = (const Point*)slot;
   const unsigned short* sl = (const unsigned short*)(slot + N2 * sizeof(Point));
   const float* scale_of = (const float*)(slot + SLOT);
@@ -54,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) rows_gradient(
   fft.init(t, exchange, (float4*)table, threadIdx.x, THREADS, shift);
   Twiddle<RADIX1> first;
   first.set(shift);
-  c2 v[E], ks[E], sum[HALF];
+  c2 v[E], kept[HELD ? 1 : E], *ks = HELD ? v : kept, sum[HALF];
   auto send = [&](auto from, const c2* x) {
     float4* to = trade + (turn * SIDES + side) * TRADE;
     each<HALF / 2>([&](auto q) {
@@ -99,7 +103,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) rows_gradient(
     fft.pin();
     first.pin();
     fft.forward(ks, first, sync);
-    each<E>([&](auto j) { ks[decltype(j)::v] = make_float2(ks[decltype(j)::v].x * unit, ks[decltype(j)::v].y * unit * flip); });
+    each<E>([&](auto j) { ks[decltype(j)::v] = make_float2(ks[decltype(j)::v].x * unit, ks[decltype(j)::v].y * unit * (HELD ? 1.f : flip)); });
+    if constexpr (HELD) {
+      // both sides have the same
+      if (!signal) each<HALF>([&](auto q) {
+        constexpr int J = 2 * decltype(q)::v;
+        held[decltype(q)::v * T] = make_float4(ks[J].x, ks[J].y, ks[J + 1].x, ks[J + 1].y);
+      });
+      sync_both();
+    }
     each<HALF>([&](auto j) { sum[decltype(j)::v] = make_float2(0.f, 0.f); });
     for (int b = 0; b < B; b++) {
       const i64 row = ((i64)b * H + h) * N1 + k1;
@@ -129,7 +141,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) rows_gradient(
       else add(Int<0>{});
       // a warp that holds both sides stays together
       if (POST || signal || T < 32) {
-        each<E>([&](auto j) { v[decltype(j)::v] = cmul(v[decltype(j)::v], ks[decltype(j)::v]); });
+        if constexpr (HELD) each<HALF>([&](auto q) {
+          constexpr int J = 2 * decltype(q)::v;
+          const float4 p = held[decltype(q)::v * T];
+          v[J] = cmul(v[J], make_float2(p.x, p.y * flip));
+          v[J + 1] = cmul(v[J + 1], make_float2(p.z, p.w * flip));
+        });
+        else each<E>([&](auto j) { v[decltype(j)::v] = cmul(v[decltype(j)::v], kept[decltype(j)::v]); });
         if constexpr (TRADES == 1) fft.inverse_complex(v, sync_both);
         else fft.inverse_complex(v, sync);
         float scale = 1.f;

@@ -32,12 +32,11 @@ def errors(program, options, folder, *sizes):
         (plan.RowPlan((16, 1, 8), groups=2, spectrum=0), 128, 128),
         (plan.RowPlan((16, 1, 16), spectrum=1, staged=0), 201, 100),
         (plan.RowPlan((16, 4, 16), spectrum=2, padded=0), 1000, 1001),
-        (plan.RowPlan((16, 4, 16), spectrum=0, staged=2, scratch=1), 1024, 700),
+        (plan.RowPlan((16, 4, 16), spectrum=0, staged=2), 1024, 700),
     ],
 )
 def test_one_launch_rows_are_exact(row, length, taps, tmp_path):
-    options = {**row.options(0, True, True), "SCRATCH": row.scratch}
-    found = errors("rows.cpp", options, tmp_path, 5, 2, length, taps)
+    found = errors("rows.cpp", row.options(0, True, True), tmp_path, 5, 2, length, taps)
     assert len(found) == 6
     assert max(found) < 6e-7
 
@@ -65,3 +64,13 @@ def test_gradients_of_three_passes_are_exact(long, wide, staged, length, tmp_pat
     dk, dpost, dpre, du = errors("long_backward.cpp", options, tmp_path, 2, 2, length)
     assert dk < 1e-6
     assert max(du, dpre, dpost) < (5e-7 if wide else 3e-4)
+
+
+@pytest.mark.parametrize(
+    ("row", "length", "taps"),
+    [(plan.RowPlan((8, 8, 4), staged=0), 250, 201), (plan.RowPlan((32, 8, 16), staged=0, padded=0), 4096, 4096)],
+)
+def test_gradients_by_two_blocks_a_row_are_exact(row, length, taps, tmp_path):
+    found = errors("pair.cpp", row.options(0, True, True), tmp_path, 2, 1, length, taps)
+    assert len(found) == 4
+    assert max(found) < 6e-7

@@ -37,7 +37,7 @@ int main(int count, char** words) {
   }
   columns(u.data(), p.data(), wu.data(), low_u.data(), tiles_u.data(), B * H);
   columns(dy.data(), q.data(), wy.data(), low_y.data(), tiles_y.data(), B * H);
-  const size_t row = Fft::TABLE + SIDES * (Fft::SIZE * 8 + LANE) + TRADES * SIDES * TRADE * 16 + 128;
+  const size_t row = Fft::TABLE + SIDES * (Fft::SIZE * 8 + LANE) + TRADES * SIDES * TRADE * 16 + KEPT + 128;
   launch(N1 / PAIRS, THREADS, GROUP, row, [&] {
     rows_gradient(
         wu.data(), wy.data(), low_u.data(), low_y.data(), tiles_u.data(), tiles_y.data(), rows_u.data(), rows_y.data(), filter.data(),

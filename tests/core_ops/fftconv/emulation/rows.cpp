@@ -7,9 +7,8 @@ int main(int count, char** words) {
   const int B = atoi(words[1]), H = atoi(words[2]), L = atoi(words[3]), Lk = atoi(words[4]), splits = 2;
   const i64 s = (i64)H * L;
   auto u = normal(B * s), p = normal(B * s), q = normal(B * s), dy = normal(B * s), k = normal(H * Lk), skip = normal(H);
-  std::vector<float> y(B * s + 16, NAN), du = y, dp = y, dq = y, dk(splits * H * Lk, NAN), ds(splits * H, NAN);
+  std::vector<float> y(B * s + 16, NAN), du = y, dp = y, dq = y, dk(splits * H * Lk, NAN);
   std::vector<float4> kf(H * N / 2);
-  std::vector<c2> scratch(SCRATCH ? H * splits * 2 * N : 1);
   launch((H + RPG - 1) / RPG, GROUP, GROUP, Fft::TABLE + RPG * Fft::SIZE * 8, [&] {
     SHARED(memory);
     Fft fft;
@@ -27,7 +26,7 @@ int main(int count, char** words) {
   });
   launch(H * splits, THREADS, GROUP, base + GROUPS * (KEEP * 8 + COPIES * Slot::BYTES), [&] {
     backward(
-        dy.data(), u.data(), p.data(), q.data(), du.data(), dp.data(), dq.data(), dk.data(), ds.data(), kf.data(), scratch.data(), s, L,
+        dy.data(), u.data(), p.data(), q.data(), du.data(), dp.data(), dq.data(), dk.data(), kf.data(), s, L,
         s, L, s, L, s, L, s, L, s, L, s, L, B, H, L, Lk, splits);
   });
   Error errors[6];
@@ -52,5 +51,5 @@ int main(int count, char** words) {
       }
     }
   for (int i = 0; i < H * Lk; i++) errors[4].add((double)dk[i] + dk[H * Lk + i], rk[i]);
-  for (int h = 0; h < H; h++) errors[5].add((double)ds[h] + ds[H + h], rs[h]);
+  for (int h = 0; h < H; h++) errors[5].add((double)dk[h * Lk] + dk[(H + h) * Lk], rs[h]);
 }
