@@ -3,7 +3,7 @@
 from .closed_loop import closed_loop_kernel, closed_loop_response, loop_coefficients
 from .convert import companion_to_rational, modal_to_rational, rational_to_companion, rational_to_modal
 from .module import CompanionSSM
-from .op import companion_kernel, companion_scan, companion_step, rtf_kernel
+from .op import companion_kernel, companion_scan, companion_step, companion_step_, rtf_kernel
 from .rtf import RTF
 from .stability import Certificate, certify, poles
 from .state import advance, krylov, last_state
@@ -19,6 +19,7 @@ __all__ = [
     "companion_kernel",
     "companion_scan",
     "companion_step",
+    "companion_step_",
     "companion_to_rational",
     "krylov",
     "last_state",

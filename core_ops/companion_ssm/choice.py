@@ -1,12 +1,17 @@
 """Which implementation divides power series: the registry behind `impl=`."""
 
+import os
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..dispatch import Implementation, Registry
 from . import custom
+from .rational import numerator
 from .reference import all_pole_reference
 
 
@@ -35,12 +40,32 @@ def run_series(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
     return y
 
 
+def run_triton(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
+    """By the recurrence, one program a row."""
+    y: Tensor = custom.all_pole(x, p, length, single, "triton")
+    return y
+
+
+@cache
+def without_triton() -> str | None:
+    """Why Triton kernels cannot run at all."""
+    return None if find_spec("triton") else "triton is not installed: pip install triton."
+
+
+def refuses_triton(call: Call) -> str | None:
+    """Why the Triton kernels cannot run a call."""
+    if call.device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"the tensors are on {call.device}; take impl='auto', or move them to a GPU."
+    return without_triton()
+
+
 def run_reference(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
     """Term by term."""
     return all_pole_reference(x, p, length)
 
 
 REGISTRY: Registry[Call, Run] = Registry("companion_kernel")
+REGISTRY.register(Implementation("triton", run_triton, refuses_triton))
 REGISTRY.register(Implementation("series", run_series, lambda call: None))
 REGISTRY.register(Implementation("reference", run_reference, lambda call: None, automatic=False))
 
@@ -54,3 +79,19 @@ def all_pole(x: Tensor, p: Tensor, length: int, single: bool, impl: str = "auto"
     """
     call = Call(x.device.type, p.shape[1], length)
     return REGISTRY.choose(impl, call).run(x, p, length, single)
+
+
+def taps(a: Tensor, b: Tensor, c: Tensor, length: int, dtype: torch.dtype, impl: str) -> Tensor:
+    """k[l] = c^T A^l b, l < length: one fused launch where Triton runs and no gradient is wanted.
+
+    Args:
+        a, b, c: (R, d), float64. dtype: Of the result.
+    Returns: (R, length).
+    """
+    call = Call(a.device.type, a.shape[1], length)
+    chosen = REGISTRY.choose(impl, call)
+    learning = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or c.requires_grad)
+    if chosen.name == "triton" and not learning:
+        fused: Tensor = custom.companion_taps(a, b, c, length, dtype)
+        return fused
+    return chosen.run(numerator(a, b, c)[:, :length], a.flip(1), length, dtype == torch.float32).to(dtype)

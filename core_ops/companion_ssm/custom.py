@@ -13,7 +13,15 @@ from torch.nn.functional import pad
 from ..fftconv import fftconv
 from .division import divide
 
-DIVIDERS: dict[str, Callable[[Tensor, Tensor, int, bool], Tensor]] = {"series": divide}
+
+def by_triton(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
+    """The recurrence, one program a row."""
+    from .kernel_triton import all_pole_triton
+
+    return all_pole_triton(x, p, length, single)
+
+
+DIVIDERS: dict[str, Callable[[Tensor, Tensor, int, bool], Tensor]] = {"series": divide, "triton": by_triton}
 
 
 @torch.library.custom_op("farfield::all_pole", mutates_args=())
@@ -25,6 +33,32 @@ def all_pole(x: Tensor, p: Tensor, length: int, single: bool, by: str) -> Tensor
 @all_pole.register_fake
 def _(x: Tensor, p: Tensor, length: int | torch.SymInt, single: bool, by: str) -> Tensor:
     return x.new_empty(x.shape[0], length)
+
+
+@torch.library.custom_op("farfield::companion_taps", mutates_args=())
+def companion_taps(a: Tensor, b: Tensor, c: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+    """k[l] = c^T A^l b by one Triton kernel, without gradient: a, b, c (R, d), float64; k (R, L)."""
+    from .kernel_triton import companion_triton
+
+    return companion_triton(a, b, c, length, dtype)
+
+
+@companion_taps.register_fake
+def _(a: Tensor, b: Tensor, c: Tensor, length: int | torch.SymInt, dtype: torch.dtype) -> Tensor:
+    return a.new_empty(a.shape[0], length, dtype=dtype)
+
+
+@torch.library.custom_op("farfield::companion_step", mutates_args=("state",))
+def step_in_place(state: Tensor, u: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor | None) -> Tensor:
+    """One step of a companion system by one Triton kernel: the state is overwritten, y (B, H) returned."""
+    from .kernel_triton import step_triton
+
+    return step_triton(state, u, a, b, c, skip)
+
+
+@step_in_place.register_fake
+def _(state: Tensor, u: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor | None) -> Tensor:
+    return torch.empty_like(u)
 
 
 def lagged_products(g: Tensor, y: Tensor, lags: int | torch.SymInt) -> Tensor:

@@ -12,8 +12,9 @@ from torch.nn.functional import pad
 
 from ..errors import DtypeError, ShapeError
 from ..fftconv import fftconv
-from .choice import all_pole
-from .rational import numerator, rows_of
+from .choice import Call, all_pole, refuses_triton, taps
+from .custom import step_in_place
+from .rational import rows_of
 from .state import advance, last_state
 
 FLOATS = (torch.float32, torch.float64)
@@ -49,7 +50,7 @@ def companion_kernel(
     Args:
         a, b, c: (*, d), float32 or float64; leading dimensions broadcast.
         length: L >= 1; d may be longer.
-        impl: "auto", "series" (FFTs, any device), or "reference" (the recurrence, term by term).
+        impl: "auto", "triton" (the recurrence on a GPU), "series" (FFTs, any device), "reference" (term by term).
     Returns: (*, L); float64 where an operand is. Computed in float64 in any case: exact also where poles lie on the
         unit circle (integrators, seasons), and for unstable ones until they overflow.
     Raises: ShapeError, DtypeError: what arrived, what is accepted. KernelUnavailable: impl.
@@ -58,8 +59,7 @@ def companion_kernel(
     """
     dtype = check_operands("companion_kernel", length, a=a, b=b, c=c)
     (a, b, c), lead = rows_of(a, b, c)
-    k = all_pole(numerator(a, b, c)[:, :length], a.flip(1), length, dtype == torch.float32, impl)
-    return k.to(dtype).reshape(*lead, length)
+    return taps(a, b, c, length, dtype, impl).reshape(*lead, length)
 
 
 def rtf_kernel(
@@ -111,6 +111,33 @@ def companion_step(
     new = pad(state[..., :-1], (1, 0)) + a * state[..., -1:] + b * u[..., None]
     y = (new * c).sum(-1)
     return (y if skip is None else y + skip * u), new
+
+
+@torch.no_grad()
+def companion_step_(
+    state: Float[Tensor, "b h d"],
+    u: Float[Tensor, "b h"],
+    a: Float[Tensor, "h d"],
+    b: Float[Tensor, "h d"],
+    c: Float[Tensor, "h d"],
+    skip: Float[Tensor, " h"] | None = None,
+) -> Float[Tensor, "b h"]:
+    """companion_step that overwrites the state, without gradient: on a GPU one launch, which a CUDA graph can hold.
+
+    Args:
+        state: (B, H, d), contiguous, overwritten; others as of companion_step, of one dtype.
+    Returns: y (B, H).
+    Raises: ShapeError: the state is not contiguous.
+    """
+    if not state.is_contiguous():
+        raise ShapeError("companion_step_: the state is not contiguous; it is overwritten, so make it so once.")
+    if refuses_triton(Call(state.device.type, state.shape[-1], 1)) is None:
+        operands = [x if x is None else x.contiguous() for x in (u, a, b, c, skip)]
+        y: Tensor = step_in_place(state, *operands)
+        return y
+    y, new = companion_step(state, u, a, b, c, skip)
+    state.copy_(new)
+    return y
 
 
 @overload

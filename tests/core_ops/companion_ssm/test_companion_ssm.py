@@ -212,17 +212,17 @@ def test_advance_is_a_power_of_the_matrix(d: int, steps: int) -> None:
 
 
 # Fewer steps than states, and more than are computed one by one.
-@pytest.mark.parametrize("length", [3, 20])
+@pytest.mark.parametrize("length", [2, 18])
 def test_gradients_of_any_order(length: int) -> None:
-    a, b, c, k = (normalised(x).requires_grad_() for x in draw(2, 4, 4))
+    a, b, c, k = (normalised(x).requires_grad_() for x in draw(2, 3, 4))
     for f, given in (
         (lambda a, b, c: companion_kernel(a, b, c, length), (a, b, c)),
         (lambda n, d: rtf_kernel(n, d, None, length), (b, a)),
         (lambda a, b: krylov(a, b, length), (a, b)),
         (lambda a, b, c, k: closed_loop_kernel(a, b, c, k, length), (a, b, c, k)),
     ):
-        assert torch.autograd.gradcheck(f, given)
-        assert torch.autograd.gradgradcheck(f, given)
+        assert torch.autograd.gradcheck(f, given, fast_mode=True)
+        assert torch.autograd.gradgradcheck(f, given, fast_mode=True)
 
 
 def test_gradients_of_states() -> None:
@@ -248,18 +248,12 @@ def test_float32_gradients_are_those_of_float64(marginal: bool) -> None:
             close(single[row], double[row], 2e-6)
 
 
-@pytest.mark.parametrize("single", [True, False])
-def test_the_operator_passes_opcheck(single: bool) -> None:
-    p, x = draw(2, 5, 2)
-    torch.library.opcheck(all_pole, (x.requires_grad_(), p.requires_grad_(), 40, single, "series"))
-
-
-def test_everything_compiles_whole_and_names_what_is_accepted() -> None:
+def test_everything_compiles_whole_and_the_operator_passes_opcheck() -> None:
     # In a process of its own: the hook that checks shapes cannot be compiled, and stops unknown words before we do.
     script = Path(__file__).parent / "unhooked.py"
     done = subprocess.run([sys.executable, script], cwd=ROOT, env=os.environ | PATHS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["compiled", "refused"]
+    assert done.stdout.split() == ["compiled", "checked", "refused"]
 
 
 def test_wrong_operands_are_refused_with_what_to_do() -> None:

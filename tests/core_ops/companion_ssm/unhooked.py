@@ -1,4 +1,4 @@
-"""Compiles companion_ssm whole, and asks for what is not there; run by test_companion_ssm.py."""
+"""Compiles companion_ssm whole, checks its operator, asks for what is not there; run by test_companion_ssm.py."""
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from farfield.core_ops.companion_ssm import (
     last_state,
     rtf_kernel,
 )
+from farfield.core_ops.companion_ssm.custom import all_pole
 
 torch.manual_seed(0)
 a, b, c, k = (torch.nn.functional.normalize(torch.randn(2, 6), p=1, dim=-1).requires_grad_() for _ in range(4))
@@ -34,6 +35,11 @@ for g, expected in zip(mine, torch.autograd.grad(f(a, b, c, k), leaves), strict=
     assert expected.norm() > 0
     assert (g - expected).norm() <= 1e-5 * expected.norm()
 print("compiled")
+
+x, p = (v.detach().double().requires_grad_() for v in (b, a))
+for single in (True, False):
+    torch.library.opcheck(all_pole, (x, p, 40, single, "series"))
+print("checked")
 
 for ask, known in (
     (lambda: companion_scan(u, a, b, c, form="both"), "'parallel', 'step'"),  # type: ignore[call-overload]
