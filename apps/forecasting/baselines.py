@@ -17,6 +17,8 @@ from farfield.apps.forecasting.windows import Batch, Windows
 from farfield.apps.training.errors import UserError
 
 LAMBDAS = (1e-1, 1e0, 1e1, 1e2, 1e3, 1e4, 1e5)
+# Part of the validation error that covariates have to leave at most.
+GAIN = 0.98
 # How much of the estimated effect of covariates may be taken, beside none.
 PARTS = (0.25, 0.5, 0.75, 1.0)
 CHUNK = 1024
@@ -67,7 +69,8 @@ def fit_ridge(windows: Windows, validation: Windows, penalties: tuple[float, ...
     if windows.known:
         effect = _effect(windows, plain, best)
         found = [_Sums(windows, part * effect).best(validation, penalties) for part in PARTS]
-        best = min(best, *found, key=lambda ridge: ridge.mse)
+        # What chance alone would win is no reason to read a covariate.
+        best = min([r for r in found if r.mse < GAIN * best.mse], key=lambda ridge: ridge.mse, default=best)
     return best
 
 

@@ -22,7 +22,7 @@ from farfield.apps.forecasting.config import SpaceTimeConfig
 from farfield.apps.forecasting.informer import Splits, calendar_waves, informer_splits, locate, read_columns
 from farfield.apps.forecasting.optimise import Epoch, errors, train
 from farfield.apps.forecasting.spacetime import SpaceTime
-from farfield.apps.forecasting.windows import Batch, Windows
+from farfield.apps.forecasting.windows import Batch
 from farfield.apps.training import UserError, atomic_write
 from farfield.apps.training.device import resolve_device
 
@@ -122,7 +122,8 @@ def evaluate(
 def baseline_rows(splits: Splits, calendar: int, season: int) -> dict[str, Score]:
     """Last value, seasonal naive and ridge regression on all test windows."""
     rows: dict[str, Score] = {}
-    plain = Splits(*(without_known(w) for w in splits[:3]), *splits[3:])  # type: ignore[arg-type]
+    train, validation, test = (w.select(known=False) for w in (splits.train, splits.validation, splits.test))
+    plain = splits._replace(train=train, validation=validation, test=test)
     ridge = fit_ridge(plain.train, plain.validation)
     forecasts: dict[str, Callable[[Batch], Tensor]] = {
         "last value": last_value,
@@ -139,11 +140,6 @@ def baseline_rows(splits: Splits, calendar: int, season: int) -> dict[str, Score
 def score(forecast: Callable[[Batch], Tensor], splits: Splits) -> Score:
     """Errors of a forecast on validation and test."""
     return Score(*baseline_errors(forecast, splits.test), baseline_errors(forecast, splits.validation)[0])
-
-
-def without_known(windows: Windows) -> Windows:
-    """The same windows, their known covariates left out."""
-    return windows.select(known=False)
 
 
 def _trained(
@@ -164,7 +160,7 @@ def _trained(
     net = SpaceTime.seeded(config, seed)
     if config.linear_skip:
         initialise(net, splits.train, splits.validation)
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in trainer.items()}
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in trainer.items()}
 
     def tell(epoch: Epoch) -> None:
         print(f"seed {seed}  epoch {epoch.number}  validation mse {epoch.mse:.5f}  {epoch.seconds:.0f} s", flush=True)

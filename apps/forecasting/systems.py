@@ -13,6 +13,13 @@ def krylov(a: Tensor, b: Tensor, length: int) -> Tensor:
     return _doubled(_matrix(a), b, length) if a.is_cuda else companion_ssm.krylov(a, b, length)
 
 
+def impulse_response(a: Tensor, b: Tensor, c: Tensor, length: int) -> Tensor:
+    """c^T A^l b, l < length: (H, d) x 3 -> (H, length)."""
+    if a.is_cuda:
+        return torch.einsum("hd,hdl->hl", c, krylov(a, b, length))
+    return companion_ssm.companion_kernel(a, b, c, length)
+
+
 def closed_loop(a: Tensor, b: Tensor, c: Tensor, k: Tensor, horizon: int) -> Tensor:
     """c^T (A + b k^T)^t, t < horizon: (H, d) x 4 -> (H, d, horizon)."""
     if not a.is_cuda:
