@@ -182,7 +182,7 @@ def problems(case: Case) -> list[str]:
     found += inverted
     if cells:
         count = np.bincount(pieces(len(case.nodes), graph_edges(case)))
-        if len(count) > 1:
+        if len(count) > 1 and case.origin.get("pieces") != str(len(count)):
             found.append(
                 f"the mesh falls into {len(count):,} pieces, of {', '.join(f'{c:,}' for c in count[:4])}"
                 f"{', ...' if len(count) > 4 else ''} nodes: nothing passes from one to another; join them (in"

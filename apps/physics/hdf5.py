@@ -101,7 +101,9 @@ def _case(path: Path, file: Any) -> Case:
         with h5py.File(path) as again:
             if not len(frames):
                 return np.empty((0, len(nodes), fields[name].components))
-            return np.asarray(again["fields"][name][frames[0] : frames[-1] + 1][frames - frames[0]], dtype=np.float64)
+            first = int(frames.min())
+            block = again["fields"][name][first : int(frames.max()) + 1]
+            return np.asarray(block[frames - first], dtype=np.float64)
 
     return Case(
         name=str(path),

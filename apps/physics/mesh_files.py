@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import meshio
 import numpy as np
 
 from farfield.apps.physics.case import Array, Case, Field, Index, Quantity, rising
@@ -12,21 +13,22 @@ from farfield.apps.physics.mesh import DIMENSION, Cells, cells_to_points, simpli
 from farfield.apps.physics.vtk_series import flattened
 from farfield.apps.training import UserError
 
+# What meshio raises on files that are not what their names say; it ends the process at some.
+BROKEN = (meshio.ReadError, OSError, LookupError, ValueError, AttributeError, SyntaxError, SystemExit)
+
 
 def read_xdmf(path: Path) -> Case:
     """A time series with one mesh, or a single frame, of XDMF 3; the data may lie in an HDF5 file beside it.
 
     Raises: UserError: it cannot be read.
     """
-    import meshio
-
     try:
         with meshio.xdmf.TimeSeriesReader(str(path)) as series:
             points, blocks = series.read_points_cells()
             frames = [series.read_data(k) for k in range(series.num_steps)]
             times = np.array([frame[0] for frame in frames], dtype=np.float64)
             first = (frames[0][1], frames[0][2]) if frames else ({}, {})
-    except (meshio.ReadError, OSError, KeyError, ValueError, AttributeError, SystemExit) as error:
+    except BROKEN as error:
         return _single(path, str(error))
     order, notes = rising(times, str(path))
     mesh = _Mesh(path, points, [(b.type, b.data) for b in blocks])
@@ -52,11 +54,9 @@ def read_mesh(path: Path) -> Case:
 
 
 def _single(path: Path, reason: str) -> Case:
-    import meshio
-
     try:
         found = meshio.read(str(path))
-    except (meshio.ReadError, OSError, KeyError, ValueError, AttributeError, SystemExit) as error:
+    except BROKEN as error:
         raise UserError(f"{path}: cannot be read ({reason or error}); write it again, as VTU for example") from error
     mesh = _Mesh(path, found.points, [(b.type, b.data) for b in found.cells])
     fields = mesh.fields(found.point_data, {})

@@ -226,7 +226,13 @@ def _times(path: Path, data: Any, time: Any) -> tuple[Array, dict[str, str]]:
         )
     start = values.min() if np.isfinite(values).any() else 0.0
     try:
-        first = str(cftime.num2date(start * scale / 86400, f"days since {units.partition(' since ')[2]}", calendar))
+        date = units.partition(" since ")[2].strip()
+        # Climatologies count from a year 0 that the calendars of history lack.
+        zero = {"has_year_zero": True} if date.lstrip("-").split("-")[0].strip("0") == "" else {}
+        with warnings.catch_warnings():
+            # cftime says that year 0 is not in the CF conventions: the files are as they are.
+            warnings.simplefilter("ignore")
+            first = str(cftime.num2date(start * scale / 86400, f"days since {date}", calendar, **zero))
     except ValueError as error:
         raise UserError(f"{path}: times {units!r} in the calendar {calendar!r} are not known ({error})") from error
     return (values - start) * scale, {"calendar": calendar, "first_time": first}

@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +22,7 @@ from farfield.apps.physics.equations import EQUATIONS, Equation
 from farfield.apps.physics.equations.settings import Advance
 from farfield.apps.physics.progress import progress_bar
 from farfield.apps.physics.sweep import Run, plan
+from farfield.apps.physics.workers import spread
 from farfield.apps.training import Interrupted, RunFolder, UserError, atomic_write
 from farfield.apps.training.atomic import remove_leftovers
 
@@ -38,6 +39,7 @@ def simulate(
     split: dict[str, float],
     out: str | None,
     format: str,
+    workers: int,
     device: str,
     precision: str,
     seed: int,
@@ -53,6 +55,7 @@ def simulate(
         split: Shares of whole runs: valid, test, extrapolate.
         out: Folder of the files; None is cases/ in the run folder.
         format: hdf5 (one file a run) or vtu (one folder a run, for ParaView).
+        workers: Processes that share the runs; they give the same files as one.
         device: cpu or auto: the solvers run on the CPU.
         precision: fp64 or fp32, of the fields written; everything is computed in fp64.
         seed: Decides initial conditions, draws and splits.
@@ -67,6 +70,8 @@ def simulate(
     ):
         if value not in accepted:
             raise UserError(f"{name}={value}: {', '.join(accepted)} are accepted by simulate")
+    if not isinstance(workers, int) or isinstance(workers, bool) or not 1 <= workers <= 256:
+        raise UserError(f"workers={workers}: a whole number from 1 to 256 is accepted")
     settings = dict(equation)
     kind = settings.pop("kind", None)
     if kind not in EQUATIONS:
@@ -81,7 +86,7 @@ def simulate(
         with RunFolder(target).alone(patience=1.0):
             _check_plan(target, {"equation": equation, "seed": seed, "format": format, "precision": precision}, every)
             remove_leftovers(target)
-            _run_all(run_folder, target, what, kind, settings, every, format, precision, seed)
+            _run_all(run_folder, Job(kind, settings, target, format, precision, seed), every, workers)
     except UserError:
         # A mistake that is found before anything was written leaves no empty folder behind.
         if not any(target.iterdir()):
@@ -110,38 +115,56 @@ def _check_plan(target: Path, settings: dict[str, Any], runs: list[Run]) -> None
     atomic_write(file, text)
 
 
-def _run_all(
-    run_folder: Path,
-    target: Path,
-    what: Equation,
-    kind: str,
-    settings: dict[str, Any],
-    runs: list[Run],
-    format: str,
-    precision: str,
-    seed: int,
-) -> None:
-    solve = what.solver()
-    results: dict[int, Mapping[str, Quantity]] = {}
-    with _terminable(), progress_bar(f"simulate {kind}", len(runs), "runs") as at:
-        for run in runs:
-            place = target / (f"{run.name}.h5" if format == "hdf5" else run.name)
-            try:
-                if not place.exists():
-                    advance = _advance(at, run.number)
-                    case = solve(rng=run.generator(seed), advance=advance, **(settings | dict(run.parameters)))
-                    case = _signed(case, run, what, kind, settings, seed)
-                    (hdf5.write if format == "hdf5" else vtk_series.write_series)(case, place, precision)
-                results[run.number] = _results(place, format)
-            except KeyboardInterrupt as stop:
-                signum = stop.args[0] if stop.args else signal.SIGINT
-                raise Interrupted(signum, run_folder, run.number, "run") from None
-            at(run.number + 1)
-    _write_table(target / "runs.csv", runs, results, what, format)
+def _run_all(run_folder: Path, job: Job, runs: list[Run], workers: int) -> None:
+    todo = [run for run in runs if not job.place(run).exists()]
+    with _terminable(), progress_bar(f"simulate {job.kind}", len(runs), "runs") as at:
+        done = len(runs) - len(todo)
+        at(done)
+        try:
+            if workers == 1 or len(todo) < 2:
+                for run in todo:
+                    job.make(run, lambda share, done=done: at(done + min(share, 0.999)))  # type: ignore[misc]
+                    done += 1
+                    at(done)
+            else:
+                for _ in spread(job.make, todo, min(workers, len(todo))):
+                    done += 1
+                    at(done)
+        except KeyboardInterrupt as stop:
+            remove_leftovers(job.target)
+            signum = stop.args[0] if stop.args else signal.SIGINT
+            raise Interrupted(signum, run_folder, done, "run") from None
+    results = {run.number: job.results(run) for run in runs}
+    _write_table(job.target / "runs.csv", runs, results, EQUATIONS[job.kind], job.format)
 
 
-def _advance(at: Advance, number: int) -> Advance:
-    return lambda share: at(number + min(share, 0.999))
+@dataclass(frozen=True)
+class Job:
+    """What every run of a simulation shares; it travels to the processes that share the runs."""
+
+    kind: str
+    settings: dict[str, Any]
+    target: Path
+    format: str
+    precision: str
+    seed: int
+
+    def place(self, run: Run) -> Path:
+        """The file or folder of a run."""
+        return self.target / (f"{run.name}.h5" if self.format == "hdf5" else run.name)
+
+    def make(self, run: Run, advance: Advance) -> None:
+        """Solves one run and writes it in one step."""
+        what = EQUATIONS[self.kind]
+        given = self.settings | dict(run.parameters)
+        case = what.solver()(rng=run.generator(self.seed), advance=advance, **given)
+        case = _signed(case, run, what, self.kind, self.settings, self.seed)
+        (hdf5.write if self.format == "hdf5" else vtk_series.write_series)(case, self.place(run), self.precision)
+
+    def results(self, run: Run) -> Mapping[str, Quantity]:
+        """What a run that is done found out."""
+        place = self.place(run)
+        return (hdf5.read(place) if self.format == "hdf5" else vtk_series.read_pvd(place / "case.pvd")).results
 
 
 def _signed(case: Case, run: Run, what: Equation, kind: str, settings: dict[str, Any], seed: int) -> Case:
@@ -161,11 +184,6 @@ def _signed(case: Case, run: Run, what: Equation, kind: str, settings: dict[str,
         "digest": hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:16],
     }
     return replace(case, name=run.name, static=static, origin=origin)
-
-
-def _results(place: Path, format: str) -> Mapping[str, Quantity]:
-    case = hdf5.read(place) if format == "hdf5" else vtk_series.read_pvd(place / "case.pvd")
-    return case.results
 
 
 def _write_table(
