@@ -1,16 +1,22 @@
 """Packed sequences as rows of their own: one batch a class of lengths, so that no row sees another sequence.
 
-Shapes: seq_idx (B, L); u, gates, dy (B, H, L), read as (H, B L) with one column of zeros behind; a class (n, H, m).
+Shapes: seq_idx (B, L); u, gates, dy (B, H, L); a class's rows (n, H, m).
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from .forms import Convolve, Differentiate, Gate, Gradients, convolve, differentiate, form_of
+from .launch import built
 from .plan import fft_size
+from .selfcheck import RUN_ON, capability
+
+# As in packing.cuh: warps of a block, samples of a warp.
+WARPS, PIECE = 8, 4096
 
 
 @dataclass(frozen=True)
@@ -18,17 +24,62 @@ class Sequences:
     """Packed sequences of like length.
 
     Args:
-        count: How many. length: Samples of a row, at least the longest.
-        at: (count length,) where each sample of the rows stands in (B L,), B L where it is padding.
+        where: (n, 4) int32, each one's row of the batch, first sample, how many, 0. length: Samples of a row, m.
     """
 
-    count: int
+    where: Tensor
     length: int
-    at: Tensor
 
-    def rows(self, x: Tensor) -> Tensor:
-        """(n, H, m) of x (H, B L + 1)."""
-        return x.index_select(1, self.at).view(x.shape[0], self.count, self.length).transpose(0, 1)
+    @property
+    def count(self) -> int:
+        """n."""
+        return self.where.shape[0]
+
+    def blocks(self, channels: int) -> int:
+        """Blocks of the kernels."""
+        return -(-self.count * channels * -(-self.length // PIECE) // WARPS)
+
+    def at(self, batch: int, length: int) -> Tensor:
+        """(n m,) where the rows' samples stand in (B L,), B L where they are padding."""
+        batches, first, samples, _ = (x[:, None].long() for x in self.where.unbind(1))
+        offset = torch.arange(self.length, device=self.where.device)
+        return torch.where(offset < samples, batches * length + first + offset, batch * length).flatten()
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The rows of x."""
+        batch, channels, length = x.shape
+        if moved_by_kernels(x):
+            x = x if x.stride(2) == 1 or length == 1 else x.contiguous()
+            rows = torch.empty(self.count, channels, self.length, dtype=x.dtype, device=x.device)
+            built("packing.cuh", {"ITEM": x.element_size()}, x.device.index).launch(
+                "gather", self.blocks(channels), 32 * WARPS, 0, x.data_ptr(), rows.data_ptr(), self.where.data_ptr(),
+                x.stride(0), x.stride(1), *(np.int32(n) for n in (self.count, channels, self.length)),
+            )  # fmt: skip
+            return rows
+        flat = pad(x.transpose(0, 1).flatten(1), (0, 1))
+        chosen = flat.index_select(1, self.at(batch, length))
+        return chosen.view(channels, self.count, self.length).transpose(0, 1)
+
+    def scatter(self, rows: Tensor, x: Tensor) -> None:
+        """Write the rows to where they come from, x contiguous."""
+        batch, channels, length = x.shape
+        if moved_by_kernels(x):
+            rows = rows if rows.stride(2) == 1 or self.length == 1 else rows.contiguous()
+            built("packing.cuh", {"ITEM": x.element_size()}, x.device.index).launch(
+                "scatter", self.blocks(channels), 32 * WARPS, 0, x.data_ptr(), rows.data_ptr(), self.where.data_ptr(),
+                x.stride(0), x.stride(1), rows.stride(0), rows.stride(1),
+                *(np.int32(n) for n in (self.count, channels, self.length)),
+            )  # fmt: skip
+            return
+        at = self.at(batch, length)
+        held = at < batch * length
+        flat = rows.transpose(0, 1).flatten(1)[:, held]
+        x.view(batch, channels, length)[at[held] // length, :, at[held] % length] = flat.T
+
+
+def moved_by_kernels(x: Tensor) -> bool:
+    """Whether packing.cuh moves samples; it only does on architectures that it was run on."""
+    return x.is_cuda and capability(x.device.index) in RUN_ON
 
 
 def sequences(seq_idx: Tensor) -> list[Sequences]:
@@ -36,34 +87,29 @@ def sequences(seq_idx: Tensor) -> list[Sequences]:
     batch, length = seq_idx.shape
     begins = torch.ones(batch, length, dtype=torch.bool, device=seq_idx.device)
     begins[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
-    starts = begins.flatten().nonzero().flatten().cpu()
-    lengths = torch.diff(starts, append=torch.tensor([batch * length]))
-    sizes = [fft_size(n) for n in lengths.tolist()]
-    of_size = torch.tensor(sizes)
+    starts = begins.flatten().nonzero().flatten().cpu().numpy()
+    samples = np.diff(starts, append=batch * length)
+    where = np.stack([starts // length, starts % length, samples, np.zeros_like(samples)], 1).astype(np.int32)
+    # Exact: frexp(n - 1) holds how many bits n - 1 has.
+    bits = np.maximum(np.frexp(samples - 1.0)[1], fft_size(1).bit_length() - 1)
     found = []
-    for size in sorted(set(sizes)):
-        first, count = starts[of_size == size], lengths[of_size == size]
+    for size in np.unique(bits):
+        some = where[bits == size]
         # Rows of whole 16-byte pieces.
-        most = -(-int(count.max()) // 8) * 8
-        offset = torch.arange(most, device=seq_idx.device)
-        first, count = (x.to(seq_idx.device)[:, None] for x in (first, count))
-        at = torch.where(offset < count, first + offset, batch * length)
-        found.append(Sequences(at.shape[0], most, at.flatten()))
+        most = -(-int(some[:, 2].max()) // 8) * 8
+        found.append(Sequences(torch.from_numpy(some).to(seq_idx.device), most))
     return found
 
 
-def flat(x: Gate, dtype: torch.dtype) -> Gate:
-    """(H, B L + 1) of x (B, H, L), the last column zero."""
-    return None if x is None else pad(x.to(dtype).transpose(0, 1).flatten(1), (0, 1))
-
-
-def unflat(rows: list[tuple[Sequences, Tensor]], like: Tensor) -> Tensor:
-    """The classes' rows (n, H, m) where they came from, (B, H, L)."""
-    batch, channels, length = like.shape
-    out = torch.empty(channels, batch * length + 1, dtype=rows[0][1].dtype, device=like.device)
-    for packed, y in rows:
-        out.index_copy_(1, packed.at, y.transpose(0, 1).flatten(1))
-    return out[:, :-1].view(channels, batch, length).transpose(0, 1)
+def together(rows: list[tuple[Sequences, Gate]], like: Tensor) -> Gate:
+    """(B, H, L) of the rows of each class; None where they have none."""
+    held = [(packed, y) for packed, y in rows if y is not None]
+    if not held:
+        return None
+    out = torch.empty(like.shape, dtype=held[0][1].dtype, device=like.device)
+    for packed, y in held:
+        packed.scatter(y, out)
+    return out
 
 
 def convolve_packed(
@@ -78,14 +124,15 @@ def convolve_packed(
     dtype: torch.dtype,
 ) -> Tensor:
     """The output of a packed call, by `run` on the rows of each class."""
-    x, p, q = (flat(t, dtype) for t in (u, pregate, postgate))
-    done = []
+    done: list[tuple[Sequences, Gate]] = []
     for packed in sequences(seq_idx):
-        v, pre, post = (None if t is None else packed.rows(t) for t in (x, p, q))
+        v, pre, post = (None if t is None else packed.gather(t.to(dtype)) for t in (u, pregate, postgate))
         assert v is not None
-        y = convolve(run, form_of(mode, packed.length, k.shape[1], True), v, k, pre, post, skip, dtype)
-        done.append((packed, y))
-    return unflat(done, u)
+        form = form_of(mode, packed.length, k.shape[1], True)
+        done.append((packed, convolve(run, form, v, k, pre, post, skip, dtype)))
+    y = together(done, u)
+    assert y is not None
+    return y
 
 
 def differentiate_packed(
@@ -101,21 +148,19 @@ def differentiate_packed(
     dtype: torch.dtype,
 ) -> Gradients:
     """The gradients of a packed call, by `run` on the rows of each class."""
-    dz, x, p, q = (flat(t, dtype) for t in (dy, u, pregate, postgate))
     done: list[tuple[Sequences, Gradients]] = []
     for packed in sequences(seq_idx):
-        dyv, v, pre, post = (None if t is None else packed.rows(t) for t in (dz, x, p, q))
+        dyv, v, pre, post = (None if t is None else packed.gather(t.to(dtype)) for t in (dy, u, pregate, postgate))
         assert dyv is not None
         assert v is not None
         form = form_of(mode, packed.length, k.shape[1])
         done.append((packed, differentiate(run, form, dyv, v, k, pre, post, skip, dtype)))
 
-    def together(i: int) -> Gate:
-        rows = [(packed, d) for packed, grads in done if (d := grads[i]) is not None]
-        return unflat(rows, u) if rows else None
+    def placed(i: int) -> Gate:
+        return together([(packed, grads[i]) for packed, grads in done], u)
 
     def total(i: int) -> Gate:
         sums = [d for _, grads in done if (d := grads[i]) is not None]
         return torch.stack(sums).sum(0) if sums else None
 
-    return together(0), total(1), together(2), together(3), total(4)  # type: ignore[return-value]
+    return placed(0), total(1), placed(2), placed(3), total(4)  # type: ignore[return-value]

@@ -108,7 +108,7 @@ def test_sequences_are_rows_of_like_length() -> None:
     seq_idx = torch.repeat_interleave(torch.arange(6) % 2, torch.tensor(lengths))[None]
     found = packing.sequences(seq_idx)
     assert [(s.count, s.length) for s in found] == [(2, 128), (2, 200), (2, 1000)]
-    held = torch.cat([s.at for s in found])
+    held = torch.cat([s.at(1, 2000) for s in found])
     assert torch.equal(held[held < 2000].sort().values, torch.arange(2000))
 
 
