@@ -13,6 +13,7 @@ from farfield.core_ops.companion_ssm import (
     companion_step_,
     rtf_kernel,
 )
+from farfield.core_ops.companion_ssm.custom import companion_taps, step_in_place
 from farfield.core_ops.errors import KernelUnavailable
 
 interpreted = os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None
@@ -63,6 +64,15 @@ def test_the_fused_step_overwrites_the_state(d: int, skip: bool) -> None:
     y, new = companion_step(state, u, a, b, c, s if skip else None)
     close(companion_step_(state, u, a, b, c, s if skip else None), y, 1e-6)
     close(state, new, 1e-6)
+
+
+@runs
+def test_the_operators_pass_opcheck() -> None:
+    a, b, c = draw(2, 5, torch.float64)
+    utilities = ("test_schema", "test_faketensor")
+    torch.library.opcheck(companion_taps, (a, b, c, 20, torch.float32), test_utils=utilities)
+    state, u = torch.randn(3, 2, 5, dtype=torch.float64, device=DEVICE), torch.randn(3, 2, device=DEVICE).double()
+    torch.library.opcheck(step_in_place, (state, u, a, b, c, None), test_utils=utilities)
 
 
 @pytest.mark.skipif(interpreted, reason="Triton's interpreter takes CPU tensors")
