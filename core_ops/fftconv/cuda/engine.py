@@ -10,10 +10,10 @@ from ..composite import fftconv_composite
 from ..plans import smooth_size
 from . import selfcheck
 from .forms import Gate, Gradients
+from .forward import forward, forward_fits
 from .gradient import backward
 from .gradient_plan import backward_fits
-from .launch import Operands, Spectra, forward
-from .plan import forward_fits
+from .launch import Operands, Spectra
 
 
 def rows(x: Gate, dtype: torch.dtype) -> Gate:

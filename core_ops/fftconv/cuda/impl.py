@@ -18,8 +18,9 @@ from ..composite import fftconv_composite
 from ..modes import window
 from . import engine, forms, packing
 from .forms import Convolve, Differentiate, Gate
+from .forward import forward_fits
 from .launch import Spectra
-from .plan import IO, LONGEST, forward_fits
+from .plan import IO, LONGEST
 
 
 def missing_package() -> str | None:

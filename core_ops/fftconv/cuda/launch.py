@@ -4,7 +4,7 @@ Shapes: u, gates (B, H, L) with unit stride in time; k (G, Lk) fp32, contiguous;
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,14 +15,11 @@ from torch import Tensor
 from ...errors import KernelUnavailable
 from .nvrtc import Module
 from .plan import (
-    FORWARD,
     IO,
     Device,
     LongPlan,
     RowPlan,
     device_of,
-    fft_size,
-    first_fitting,
     long_fitting,
     wide_intermediates,
 )
@@ -124,62 +121,6 @@ class Operands:
             None if self.skip is None else self.skip[first : first + count],
             self.lead,
         )  # fmt: skip
-
-
-@cache
-def row_plan(size: int, dtype: torch.dtype, pregate: bool, staged: bool, index: int) -> RowPlan | None:
-    """The one-launch plan of rows; None where three passes are needed."""
-    item = dtype.itemsize
-    plans = FORWARD.get((size, item), ())
-    return first_fitting(plans, device_of(index), staged, lambda p: p.forward_bytes(item, pregate))
-
-
-@cache
-def row_kernel(
-    plan: RowPlan, dtype: torch.dtype, gates: tuple[bool, bool], circular: bool, index: int
-) -> tuple[Module, int, int]:
-    """onepass.cuh of a plan, the threads of a block and its shared memory."""
-    module = built("onepass.cuh", {**plan.options(IO[dtype], *gates), "SHIFT": int(not circular)}, index)
-    return module, plan.group_threads * plan.groups, plan.forward_bytes(dtype.itemsize, gates[0])
-
-
-def forward(x: Operands, circular: bool = False, spectra: Spectra | None = None) -> Tensor:
-    """y (B, H, L), contiguous.
-
-    Args:
-        x: The inputs. circular: With period L, a power of two, at least 128.
-        spectra: Read for the filter's spectrum, and filled.
-    Raises: KernelUnavailable: no plan fits this device.
-    """
-    u, index = x.u, x.u.device.index
-    y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    size, gates = fft_size(u.shape[2]), (x.pregate is not None, x.postgate is not None)
-    staged = aligned(u, x.pregate, x.postgate, y)
-    plan = row_plan(size, u.dtype, gates[0], staged, index)
-    if plan is None:
-        long_forward(x, y, size, staged, circular, spectra)
-        return y
-    whole = None
-    plan = replace(plan, spectrum=2) if x.lead or spectra is not None else plan
-    if spectra is not None:
-        if plan.radices not in spectra:
-            spectra[plan.radices] = (spectrum_of(plan, x.k, x.skip, u.shape[1], circular, x.lead),)
-        (whole,) = spectra[plan.radices]
-    reads, device = plan.spectrum == 2, device_of(index)
-    kernels, threads, shared = row_kernel(plan, u.dtype, gates, circular, index)
-    made = size * 8 if reads and whole is None else 0
-    for first, count in channel_chunks(u.shape[1], x.per_group, made, SPECTRUM_BYTES):
-        part, out = (x, y) if count == u.shape[1] else (x.channels(first, count), cut(y, first, count))
-        kf = None if whole is None else whole[first : first + count]
-        kf = spectrum_of(plan, part.k, part.skip, count, circular, x.lead) if made else kf
-        splits = splits_for(u.shape[0], count, plan, device, 8 if reads else 64)
-        kernels.launch(
-            "forward", count * splits, threads, shared, part.u.data_ptr(), address(part.pregate),
-            address(part.postgate), out.data_ptr(), part.k.data_ptr(), address(kf), address(part.skip),
-            *strides(part.u, part.pregate, part.postgate, out), part.k.stride(0),
-            *(np.int32(n) for n in (u.shape[0], count, u.shape[2], part.k.shape[1], x.per_group, splits)),
-        )  # fmt: skip
-    return y
 
 
 def with_skip(x: Operands) -> Tensor:

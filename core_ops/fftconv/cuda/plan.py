@@ -287,12 +287,3 @@ def long_fitting(
         rows = max(1, min(plan.row.blocks, device.sm_bytes // (plan.row_bytes(wide) + RESERVED)))
         return replace(plan, column_blocks=columns, row=replace(plan.row, blocks=rows))
     return None
-
-
-@cache
-def forward_fits(length: int, dtype: torch.dtype, gates: tuple[bool, bool], index: int) -> bool:
-    """Whether a kernel on this device holds a row, however it is aligned."""
-    size, item, device = fft_size(length), dtype.itemsize, device_of(index)
-    if first_fitting(FORWARD.get((size, item), ()), device, False, lambda p: p.forward_bytes(item, gates[0])):
-        return True
-    return long_fitting(size, item, device, *gates, False, wide_intermediates(size, dtype)) is not None
