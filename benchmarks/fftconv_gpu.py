@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Bench, Row, Times, WrongResult, copy_bandwidth, peak_bytes, shape
-from farfield.core_ops import FilterSpectrum, fftconv
+from farfield.core_ops import FilterSpectrum, KernelUnavailable, fftconv
 from farfield.core_ops.fftconv.cuda.impl import conv_cuda_backward
 
 # (L, B, H): as the peers were measured.
@@ -221,7 +221,7 @@ def backwards(case: Case) -> Iterator[tuple[str, int, Callable[[Inputs], tuple[T
 
 
 def measured(bench: Bench, case: Case, peers: bool, timers: tuple[str, ...]) -> Iterator[Row]:
-    """The rows of a case; a provider that runs out of memory is named on stdout and has none."""
+    """The rows of a case; a provider that is wrong or does not fit is named on stdout and has none."""
     torch.cuda.empty_cache()
     sets = case.inputs(bench.device)
     scale = CHANNELS / (case.batch * case.channels) if case.scaled else 1.0
@@ -235,16 +235,16 @@ def measured(bench: Bench, case: Case, peers: bool, timers: tuple[str, ...]) -> 
         for timer in ("events",) if by_autograd else timers:
             try:
                 with grad:
-                    error = checked(case, some[0], run(some[0]), name)
+                    distant = checked(case, some[0], run(some[0]), name)
                     times = timed(run, some, timer, scale, bench.seconds)
-            except torch.OutOfMemoryError:
-                print(f"{case}: {name} does not fit this GPU")
+            except (torch.OutOfMemoryError, WrongResult, KernelUnavailable) as error:
+                print(f"NOT TIMED: {name} {case}: {str(error).splitlines()[0]}", flush=True)
                 torch.cuda.empty_cache()
                 continue
             more: dict[str, int | str] = {"sets": len(some), "timer": timer, **({"cached": 1} if cached else {})}
             yield bench.row(
                 "fftconv", name, case.passes, case.sizes(**more), NAMES[case.dtype],
-                times=dataclasses.replace(times, rel_err=error), moved_bytes=case.floor_bytes(),
+                times=dataclasses.replace(times, rel_err=distant), moved_bytes=case.floor_bytes(),
             )  # fmt: skip
 
 

@@ -123,6 +123,16 @@ def test_packed_sequences(mode: str, dtype: torch.dtype) -> None:
     assert torch.equal(y[0, :, 2400:], clean[0, :, 2400:])
 
 
+@pytest.mark.parametrize("mode", ["causal", "two_sided"])
+def test_long_and_many_packed_sequences(mode: str) -> None:
+    given = operands(mode, 30000, 9001, torch.bfloat16)
+    seq_idx = torch.zeros(2, 30000, dtype=torch.int32, device="cuda")
+    for cut in (1, 5000, 26000, 26007):
+        seq_idx[0, cut:] += 1
+    seq_idx[1] = torch.arange(30000, device="cuda") // 500
+    check(given, mode=mode, seq_idx=seq_idx)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_layouts_strides_and_mixed_dtypes(mode: str) -> None:
     u, k, pre, post, skip = operands(mode, 700, 301)
