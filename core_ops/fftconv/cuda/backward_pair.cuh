@@ -91,6 +91,29 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, MINB) backward_pai
       sums[J * T] = s;
     });
   };
+  // y = (pb or pa) x, and with two gates z = pa x. Loads go before stores: the compiler must not think that one waits for the other.
+  auto leave = [&](const io* pa, const io* pb, io* y, io* z, auto gate, auto two) {
+    constexpr int STEP = decltype(two)::v ? E / 4 : E / 2;
+    each<E / STEP>([&](auto part) {
+      io a[STEP], b[STEP];
+      FENCE_READS();
+      each<STEP>([&](auto j) {
+        const int n = t + T * (decltype(part)::v * STEP + decltype(j)::v);
+        if constexpr (decltype(gate)::v) a[decltype(j)::v] = n < L ? pa[n] : io{};
+        if constexpr (decltype(two)::v) b[decltype(j)::v] = n < L ? pb[n] : io{};
+      });
+      each<STEP>([&](auto j) {
+        constexpr int J = decltype(j)::v, I = decltype(part)::v * STEP + J;
+        const int n = t + T * I;
+        const float x = v[I].x;
+        if (n < L) {
+          if constexpr (decltype(two)::v) y[n] = store(load(b[J]) * x), z[n] = store(load(a[J]) * x);
+          else if constexpr (decltype(gate)::v) y[n] = store(load(a[J]) * x);
+          else y[n] = store(x);
+        }
+      });
+    });
+  };
   for (int b = part * rows; b < end; b++) {
     const io *px = rank ? dy.row(b, h) : u.row(b, h), *pg = gated ? (rank ? g2.row(b, h) : g1.row(b, h)) : 0;
     fft.pin();
@@ -122,27 +145,10 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, MINB) backward_pai
     cluster_wait();
     if (rank) {
       fft.inverse(v, sync);
-      const io *pu = u.row(b, h), *p1 = PRE ? g1.row(b, h) : 0;
-      io *qu = du.row(b, h), *q1 = PRE ? d1.row(b, h) : 0;
-      each<E>([&](auto j) {
-        const int n = t + T * decltype(j)::v;
-        const float x = v[decltype(j)::v].x;
-        if (n < L) {
-          if constexpr (PRE) {
-            const float w = load(pu[n]), g = load(p1[n]);
-            qu[n] = store(g * x);
-            q1[n] = store(w * x);
-          } else qu[n] = store(x);
-        }
-      });
+      leave(u.row(b, h), PRE ? g1.row(b, h) : 0, du.row(b, h), PRE ? d1.row(b, h) : 0, Int<PRE>{}, Int<PRE>{});
     } else if (POST) {
       fft.inverse(v, sync);
-      const io* py = dy.row(b, h);
-      io* q2 = d2.row(b, h);
-      each<E>([&](auto j) {
-        const int n = t + T * decltype(j)::v;
-        if (n < L) q2[n] = store(load(py[n]) * v[decltype(j)::v].x);
-      });
+      leave(dy.row(b, h), 0, d2.row(b, h), 0, Int<1>{}, Int<0>{});
     }
   }
   cluster_arrive();

@@ -68,27 +68,28 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_fo
 #if !WIDE
     float m = 0.f, inverse;
     each<COL1>([&](auto j) { m = larger(m, v[decltype(j)::v]); });
-    m = lanes_max<FINE ? WIDTH : 32>(m);
-#if !FINE
+    m = lanes_max<LOW ? WIDTH : 32>(m);
+#if !LOW
     if (threadIdx.x % 32 == 0) reduced[threadIdx.x / 32] = m;
     __syncthreads();
     each<COLUMN_THREADS / 32>([&](auto j) { m = max_nan(m, reduced[decltype(j)::v]); });
 #endif
     scale = scale_for<LOW ? 21 : 14>(m, &inverse);
-    // integers hold neither infinity nor NaN: their scale does
-    if (LOW && __float_as_int(m) >= 0x7f800000) inverse = __int_as_float(0x7fffffff);
-    if (FINE && c % WIDTH == 0) scales[(bh * COL3 + t) * SCALES + (n2 + c) / WIDTH] = inverse;
-    if (!FINE && threadIdx.x == 0) scales[bh * TILES + tile] = inverse;
+    if constexpr (LOW) {
+      // integers hold neither infinity nor NaN: their scale does
+      if (__float_as_int(m) >= 0x7f800000) inverse = __int_as_float(0x7fffffff);
+      if (c % WIDTH == 0) scales[(bh * COL3 + t) * SCALES + (n2 + c) / WIDTH] = inverse;
+    } else if (threadIdx.x == 0) scales[bh * TILES + tile] = inverse;
 #endif
     each<COL1>([&](auto i) {
       constexpr int M = decltype(i)::v / COL3 * COL3, K3 = decltype(i)::v % COL3, LINE = (M + COL1 * K3) * N2;
       c2 p = v[decltype(i)::v];
 #if WIDE
-      put(w + at + LINE, p);
+      w[at + LINE] = p;
 #elif LOW
-      put(w + at + LINE, pack_low(p, scale, low + at + LINE));
+      w[at + LINE] = pack_low(p, scale, low + at + LINE);
 #else
-      put(w + at + LINE, pack(make_float2(p.x * scale, p.y * scale)));
+      w[at + LINE] = pack(make_float2(p.x * scale, p.y * scale));
 #endif
     });
   }
@@ -163,14 +164,31 @@ template <int GATES> FI void inverse_columns(
     const i64 at = n2 + c;
     const io *pa = GATES ? ga.row(bh / H, bh % H) + at : 0, *pb = GATES == 2 ? gb.row(bh / H, bh % H) + at : 0;
     io *qa = ya.row(bh / H, bh % H) + at, *qb = GATES == 2 ? yb.row(bh / H, bh % H) + at : 0;
-    each<COL1>([&](auto j) {
-      const int line = t + COL3 * decltype(j)::v;
-      if (line * N2 + n2 + c < L) {
-        const float x = v[decltype(j)::v].x;
-        if constexpr (GATES) qa[line * N2] = store(x * load(STAGED ? sa[line * COLS + c] : pa[line * N2]));
-        else qa[line * N2] = store(x);
-        if constexpr (GATES == 2) qb[line * N2] = store(x * load(STAGED ? sb[line * COLS + c] : pb[line * N2]));
+    // From global memory, loads go before stores: the compiler must not think that one waits for the other.
+    constexpr int STEP = GATES == 2 && !STAGED && COL1 > 8 ? COL1 / 4 : COL1;
+    each<COL1 / STEP>([&](auto part) {
+      io a[STEP], b[STEP];
+      if constexpr (GATES && !STAGED) {
+        FENCE_READS();
+        each<STEP>([&](auto j) {
+          const int line = t + COL3 * (decltype(part)::v * STEP + decltype(j)::v);
+          const bool in = line * N2 + n2 + c < L;
+          a[decltype(j)::v] = in ? pa[line * N2] : io{};
+          if constexpr (GATES == 2) b[decltype(j)::v] = in ? pb[line * N2] : io{};
+        });
       }
+      each<STEP>([&](auto j) {
+        constexpr int J = decltype(j)::v, I = decltype(part)::v * STEP + J;
+        const int line = t + COL3 * I;
+        if (line * N2 + n2 + c < L) {
+          const float x = v[I].x;
+          if constexpr (!GATES) qa[line * N2] = store(x);
+          else if constexpr (STAGED) qa[line * N2] = store(x * load(sa[line * COLS + c]));
+          else qa[line * N2] = store(x * load(a[J]));
+          if constexpr (GATES == 2 && STAGED) qb[line * N2] = store(x * load(sb[line * COLS + c]));
+          else if constexpr (GATES == 2) qb[line * N2] = store(x * load(b[J]));
+        }
+      });
     });
   }
 }

@@ -147,24 +147,6 @@ def row_backward(
     return RowBackward(plan, pair is not None, kernels, shared, circular, device)
 
 
-@cache
-def steps_for(rows: int, tiles: int, slots: int) -> int:
-    """How many rows at a time column passes take: least rounds of `slots` blocks, each with a start to pay.
-
-    Args:
-        rows: To transform. tiles: Blocks across a row. slots: Blocks that the device holds.
-    """
-
-    def cost(rounds: int) -> float:
-        waves = -(-steps(rounds) * tiles // slots)
-        return waves * (rounds + 0.25)
-
-    def steps(rounds: int) -> int:
-        return -(-rows // rounds)
-
-    return steps(min(range(1, rows * tiles // slots + 3), key=cost))
-
-
 @dataclass(frozen=True)
 class Signal:
     """What the passes of one signal hand over: points, their low bytes, scales of tiles and of lines."""
@@ -183,7 +165,7 @@ class Long:
     ) -> None:
         u, pre, post = x.u, x.pregate is not None, x.postgate is not None
         self.plan, self.x, self.to, self.staged, self.wide = plan, x, to, staged, wide
-        self.device, self.low = device_of(u.device.index), plan.low and not wide
+        self.device, self.low = device_of(u.device.index), not wide
         io, index = IO[u.dtype], u.device.index
 
         def columns(*gates: bool) -> Module:
@@ -201,9 +183,12 @@ class Long:
         return torch.empty(count, dtype=dtype, device=self.x.u.device)
 
     def columns(self, module: Module, name: str, rows: int, shared: int, *arguments: Any) -> None:
-        """Launch a pass over columns, of some rows."""
+        """Launch a pass over columns, of some rows, each block over several."""
         plan = self.plan
-        steps = steps_for(rows, plan.tiles, plan.column_blocks * self.device.sms)
+        blocks = (
+            max(8, 4 * plan.column_blocks) if name == "columns_forward" else 2 * plan.column_blocks
+        ) * self.device.sms
+        steps = max(1, min(rows, blocks // plan.tiles))
         module.launch(name, plan.tiles * steps, plan.threads, shared, *arguments, np.int32(rows))
 
     def enter(self, signal: Tensor, gate: Tensor | None) -> Signal:
@@ -240,7 +225,7 @@ class Long:
         """The pass over lines; returns what becomes dk, a channel each."""
         plan, batch = self.plan, self.x.u.shape[0]
         across = plan.lines // plan.lines_a_block
-        blocks = across * max(1, min(count, plan.row_waves * self.device.sms * plan.row_blocks // across))
+        blocks = across * max(1, min(count, 4 * self.device.sms * plan.row_blocks // across))
         d = self.empty(count * plan.size * 2)
         self.rows.launch(
             "rows_gradient", blocks, plan.row_threads, plan.row_bytes(self.wide), u.points.data_ptr(),
@@ -265,7 +250,7 @@ class Long:
         """out (H, Lk) = the inverse of what `multiply` returned."""
         plan, (count, taps) = self.plan, out.shape
         tiles = plan.row // plan.filter_columns
-        steps = steps_for(count, tiles, 3 * self.device.sms)
+        steps = max(1, min(count, 8 * self.device.sms // tiles))
         self.leaving.launch(
             "columns_inverse", tiles * steps, plan.filter_columns * plan.column[1], plan.filter_bytes(), d.data_ptr(),
             0, 0, out.data_ptr(), 0, 0, 0, out.stride(0), np.int32(count), np.int32(taps), np.int32(count),

@@ -18,10 +18,7 @@ class LongBackwardPlan:
         radices: N2 = r1 r2 r3; r1 points a thread.
         columns: Columns a block of the column passes. column_blocks: Blocks a multiprocessor should hold.
         row_blocks: The same for the rows.
-        trades: Places in which two rows hand over halves of their spectra.
-        low: In 16-bit I/O, spectra reach the rows with 23 bits rather than 11.
-        padded: Lines in shared memory are padded rather than swizzled.
-        row_waves: Blocks over lines launched for each that the device holds at a time.
+        held: The filter's spectrum waits in shared memory rather than in registers.
     """
 
     column: tuple[int, int]
@@ -29,11 +26,6 @@ class LongBackwardPlan:
     columns: int = 32
     column_blocks: int = 2
     row_blocks: int = 1
-    trades: int = 2
-    low: bool = True
-    padded: int = 1
-    row_waves: int = 4
-    stream: bool = False
     held: bool = False
 
     @property
@@ -89,7 +81,7 @@ class LongBackwardPlan:
 
     def point_bytes(self, wide: bool) -> int:
         """What a point of a signal takes between the passes."""
-        return 8 if wide else 4 + 2 * self.low
+        return 8 if wide else 6
 
     def forward_bytes(self, item: int, gate: bool, staged: bool) -> int:
         """Shared memory of `columns_forward`."""
@@ -108,10 +100,10 @@ class LongBackwardPlan:
     def row_bytes(self, wide: bool) -> int:
         """Shared memory of `rows_gradient`."""
         r1, r2, r3 = self.radices
-        exchange = r1 * r2 * (r3 + 2 * self.padded) + (8 if r3 == 8 else 0)
+        exchange = r1 * r2 * (r3 + 2) + (8 if r3 == 8 else 0)
         slot = self.row * self.point_bytes(wide) + (0 if wide else self.scales * 4)
         sides, held = 2 * self.lines_a_block, self.row * 8 if self.held else 0
-        return radix_table_bytes(r1, r2, r3) + sides * (exchange * 8 + slot + self.trades * self.row * 4) + held + 128
+        return radix_table_bytes(r1, r2, r3) + sides * (exchange * 8 + slot + self.row * 8) + held + 128
 
     def column_bytes(self, item: int, wide: bool, gate: bool, staged: bool) -> int:
         """Shared memory of a block over the columns of signals."""
@@ -122,8 +114,7 @@ class LongBackwardPlan:
         r1, r2, r3 = self.radices
         return {
             "COL1": self.column[0], "COL3": self.column[1], "COLS": self.columns, "RADIX1": r1, "RADIX2": r2,
-            "RADIX3": r3, "SHIFT": int(not circular), "IO": io, "WIDE": int(wide), "LOW": int(self.low and not wide),
-            "FINE": 1, "STREAM": int(self.stream),
+            "RADIX3": r3, "SHIFT": int(not circular), "IO": io, "WIDE": int(wide), "LOW": int(not wide),
         }  # fmt: skip
 
     def column_options(
@@ -138,7 +129,7 @@ class LongBackwardPlan:
 
     def filter_options(self, wide: bool, circular: bool, staged: bool) -> dict[str, int]:
         """Macros of columns.cuh for the filter's columns."""
-        return {**self.column_options(0, (False, False, False), staged, wide, circular), "LOW": 0, "FINE": 0}
+        return {**self.column_options(0, (False, False, False), staged, wide, circular), "LOW": 0}
 
     def filter_gradient_options(self, circular: bool) -> dict[str, int]:
         """Macros of columns.cuh where the filter's gradient leaves."""
@@ -148,8 +139,8 @@ class LongBackwardPlan:
     def row_options(self, io: int, postgate: bool, wide: bool, circular: bool) -> dict[str, int]:
         """Macros of long_backward.cuh."""
         return {
-            **self.options(io, wide, circular), "FILTER_WIDE": int(wide), "POST": int(postgate), "PADDED": self.padded,
-            "MINB": self.row_blocks, "TRADES": self.trades, "HELD": int(self.held),
+            **self.options(io, wide, circular), "FILTER_WIDE": int(wide), "POST": int(postgate),
+            "MINB": self.row_blocks, "HELD": int(self.held),
         }  # fmt: skip
 
     def fitted(self, item: int, wide: bool, gate: bool, staged: bool, device: Device) -> "LongBackwardPlan | None":
@@ -177,19 +168,23 @@ BACKWARD: dict[int, tuple[RowPlan, ...]] = {
 
 
 # (N, whether rows are aligned) -> two blocks a row; where that does not fit, three passes
+# Shared memory of a block that only devices with clusters give: before compute capability 9.0 it is 163 KB at most.
+CLUSTERED = 200 << 10
+PAIR_4K = RowPlan((32, 8, 16), blocks=4, spectrum=2, padded=0, staged=0)
+PAIR_8K = RowPlan((32, 16, 16), blocks=2, spectrum=2, padded=0, staged=0)
 PAIR_16K = RowPlan((32, 32, 16), spectrum=2, padded=0, staged=0)
-PAIRS = {(16384, True): PAIR_16K, (16384, False): PAIR_16K}
+PAIRS = {(4096, False): PAIR_4K, (8192, False): PAIR_8K, (16384, True): PAIR_16K, (16384, False): PAIR_16K}
 
 
 def pair_bytes(plan: RowPlan) -> int:
-    """Shared memory of `backward_pair`; a device with that much has clusters."""
+    """Shared memory of `backward_pair`."""
     return plan.spectrum_bytes + plan.size * 4
 
 
 def pair_plan(size: int, device: Device, staged: bool) -> RowPlan | None:
     """The plan of backward_pair.cuh for rows of a size where it is the fastest, and fits."""
     plan = PAIRS.get((size, staged))
-    return plan if plan is not None and pair_bytes(plan) <= device.block_bytes else None
+    return plan if plan is not None and device.block_bytes >= CLUSTERED else None
 
 
 def backward_plan(size: int, item: int, gates: tuple[bool, bool], device: Device, staged: bool) -> RowPlan | None:
@@ -198,34 +193,47 @@ def backward_plan(size: int, item: int, gates: tuple[bool, bool], device: Device
     return first_fitting(plans, device, staged, lambda p: p.backward_bytes(item, *gates))
 
 
-ROWS: dict[int, tuple[tuple[int, int, int], int]] = {
-    128: ((16, 1, 8), 16),
-    256: ((16, 1, 16), 16),
-    512: ((16, 2, 16), 7),
-    1024: ((16, 4, 16), 4),
-    2048: ((16, 8, 16), 2),
-    4096: ((16, 16, 16), 1),
+# N2 -> radices, blocks a multiprocessor, whether the filter's spectrum waits in shared memory
+ROWS: dict[int, tuple[tuple[int, int, int], int, bool]] = {
+    128: ((16, 1, 8), 16, False),
+    256: ((16, 1, 16), 16, False),
+    512: ((16, 2, 16), 7, True),
+    1024: ((16, 4, 16), 4, True),
+    2048: ((16, 8, 16), 2, True),
+    4096: ((16, 16, 16), 1, True),
 }
 
 
 def over(column: tuple[int, int], row: int, columns: int = 32, column_blocks: int = 2) -> LongBackwardPlan:
     """A plan by the number of points of its lines."""
-    radices, blocks = ROWS[row]
-    return LongBackwardPlan(column, radices, columns, column_blocks, blocks)
+    radices, blocks, held = ROWS[row]
+    return LongBackwardPlan(column, radices, columns, column_blocks, blocks, held)
 
 
-# N -> plans, best first; the later ones are for less shared memory and for fp32 intermediates
+def lean(plan: LongBackwardPlan) -> LongBackwardPlan:
+    """The plan with as little shared memory as it can do with."""
+    return replace(plan, held=False)
+
+
+# N -> plans, best first as measured on an H100; the later ones are for less shared memory, or for fp32 in between
 LONG_BACKWARD: dict[int, tuple[LongBackwardPlan, ...]] = {
     8192: (over((16, 4), 128, column_blocks=4),),
-    16384: (over((32, 4), 128, column_blocks=4), over((16, 4), 256)),
+    16384: (over((32, 4), 128, columns=64), over((32, 4), 128, column_blocks=4), over((16, 4), 256)),
     32768: (over((32, 4), 256, columns=64), over((32, 4), 256, column_blocks=4), over((16, 4), 512)),
-    65536: (over((32, 8), 256), over((32, 4), 512, columns=16)),
+    65536: (over((32, 8), 256, columns=64, column_blocks=1), over((32, 8), 256), over((32, 4), 512, columns=16)),
     131072: (over((32, 16), 256, column_blocks=1), over((32, 8), 512, columns=16)),
     262144: (over((32, 16), 512, column_blocks=1), over((32, 8), 1024, columns=16)),
     524288: (over((32, 16), 1024, column_blocks=1), over((32, 8), 2048, columns=16)),
-    1048576: (over((32, 16), 2048, column_blocks=1), over((32, 8), 4096, columns=16)),
-    2097152: (over((32, 16), 4096, column_blocks=1), over((32, 16), 4096, columns=16, column_blocks=1)),
-    4194304: (over((32, 32), 4096, columns=16, column_blocks=1), over((32, 32), 4096, columns=8, column_blocks=1)),
+    1048576: (
+        over((32, 16), 2048, column_blocks=1),
+        over((32, 16), 2048, columns=16),
+        lean(over((32, 32), 1024, columns=8, column_blocks=1)),
+    ),
+    2097152: (over((32, 16), 4096, column_blocks=1), lean(over((32, 16), 4096, columns=16))),
+    4194304: (
+        over((32, 32), 4096, columns=16, column_blocks=1),
+        lean(over((32, 32), 4096, columns=8, column_blocks=1)),
+    ),
 }
 
 

@@ -1,21 +1,13 @@
 // What passes over long rows hand to one another: W (B H, N1, N2), 4 bytes a point, two fp16 with a power-of-two scale for a tile (from
-// columns) or a row (from rows). WIDE: two fp32, without scales. LOW: what columns write are 23-bit integers with a scale, their low
-// bytes apart, 2 bytes a point. FINE: columns have a scale for what a warp writes, WIDTH columns of every COL3-th line.
+// columns) or a row (from rows). WIDE: two fp32, without scales. LOW: what columns write are 23-bit integers, their low bytes apart, 2
+// bytes a point, with a scale for what a warp writes: WIDTH columns of every COL3-th line.
 // N1 = COL1 COL3, N2 = RADIX1 RADIX2 RADIX3, a tile is COLS columns.
 #pragma once
 #include "io.cuh"
 #ifndef LOW
 #define LOW 0
 #endif
-#ifndef FINE
-#define FINE 0
-#endif
 #ifndef HOST_EMULATION
-#if defined(STREAM) && STREAM
-template <class X> FI void put(X* p, X x) { __stcs(p, x); }
-#else
-template <class X> FI void put(X* p, X x) { *p = x; }
-#endif
 FI unsigned bytes_of(unsigned a, unsigned b, unsigned which) { return __byte_perm(a, b, which); }
 // The larger one, a NaN if one is.
 FI float max_nan(float a, float b) {
@@ -28,7 +20,7 @@ template <int W> struct Stored { typedef unsigned type; };
 template <> struct Stored<1> { typedef float2 type; };
 typedef Stored<WIDE>::type Point;
 constexpr int SN = SHIFT, SD = 4, N1 = COL1 * COL3, N2 = RADIX1 * RADIX2 * RADIX3, TILES = N2 / COLS;
-constexpr int WIDTH = FINE && COLS > 32 ? 32 : COLS, SCALES = N2 / WIDTH;
+constexpr int WIDTH = LOW && COLS > 32 ? 32 : COLS, SCALES = N2 / WIDTH;
 constexpr int COLUMN_THREADS = COLS * COL3, EXCHANGE = N1 * COLS * (int)sizeof(c2);
 
 // A tile of LINES lines of BYTES bytes, STEP bytes apart in memory, packed in shared memory; only the first `left` bytes from `from`
@@ -75,6 +67,6 @@ FI c2 unpack_low(unsigned high, unsigned low, float scale) {
 }
 FI unsigned pack_low(c2 v, float scale, unsigned short* low) {
   const unsigned x = __float_as_int(fmaf(v.x, scale, MIDDLE)), y = __float_as_int(fmaf(v.y, scale, MIDDLE));
-  put(low, (unsigned short)bytes_of(x, y, 0x40));
+  *low = (unsigned short)bytes_of(x, y, 0x40);
   return bytes_of(x, y, 0x6521);
 }

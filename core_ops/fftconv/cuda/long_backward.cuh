@@ -3,11 +3,11 @@
 //                   WU <- inverse(K U) (where POST), WY <- inverse(conj(K) Y), in place; WD <- inverse(sum over the batch of conj(U) Y)
 // The caller makes WU and WY by columns_forward and hands WU, WY, WD to columns_inverse: dpostgate, du and dpregate, dk.
 // Two groups of T threads stand side by side, one for U and one for Y; each adds up half of the frequencies over the batch, in order.
-// LOW: the rows read have 23 bits, and dk is exact to 1e-6. TRADES: places for the halves handed over, 1 or 2.
+// LOW = !WIDE: rows come with 23 bits, and dk is exact to 1e-6.
 // HELD: the spectrum of the filter waits in shared memory rather than in registers (T >= 32).
 #include "intermediate.cuh"
 typedef Stored<FILTER_WIDE>::type FilterPoint;
-typedef Row<RADIX1, RADIX2, RADIX3, 0, 4, PADDED> Fft;
+typedef Row<RADIX1, RADIX2, RADIX3, 0, 4, 1> Fft;
 constexpr int E = Fft::E, T = Fft::T, PAIRS = T < 16 ? 16 / T : 1, SIDES = 2 * PAIRS, THREADS = SIDES * T, HALF = E / 2;
 constexpr int GROUP = T < 32 ? 32 : T, TRADE = HALF / 2 * T;
 constexpr int KEPT = HELD ? N2 * (int)sizeof(c2) : 0;
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) rows_gradient(
   const int k1 = blockIdx.x % (N1 / PAIRS) * PAIRS + side / 2;
   c2* exchange = (c2*)(table + Fft::TABLE) + side * Fft::SIZE;
   float4* trade = (float4*)((c2*)(table + Fft::TABLE) + SIDES * Fft::SIZE) + t;
-  float4* held = trade + TRADES * SIDES * TRADE;
+  float4* held = trade + 2 * SIDES * TRADE;
   unsigned char* after = (unsigned char*)(held - t) + KEPT;
   float* reduced = (float*)after + group * (GROUP / 32);
   unsigned char* slot = after + 128 + side * LANE;
@@ -48,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) rows_gradient(
       for (int i = t; i < N2 * (int)sizeof(Point) / 16; i += T) copy16(slot + i * 16, (const char*)(s.w + at) + i * 16, 16);
       if constexpr (LOW)
         for (int i = t; i < N2 / 8; i += T) copy16((char*)sl + i * 16, (const char*)(s.low + at) + i * 16, 16);
-      if constexpr (!WIDE) fetch_line<SCALES, T>((void*)scale_of, s.tile_scales + (FINE ? bh * COL3 + k1 % COL3 : bh) * SCALES, t);
+      if constexpr (!WIDE) fetch_line<SCALES, T>((void*)scale_of, s.tile_scales + (bh * COL3 + k1 % COL3) * SCALES, t);
     }
     copy_commit();
   };
@@ -75,7 +75,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) rows_gradient(
       f(Int<2 * Q>{}, make_float2(p.x, p.y));
       f(Int<2 * Q + 1>{}, make_float2(p.z, p.w));
     });
-    turn = TRADES == 2 ? turn ^ 1 : 0;
+    turn ^= 1;
   };
   // conj(own half) * the other's; for Y the conjugate of what is wanted
   auto add = [&](auto from) {
@@ -123,11 +123,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) rows_gradient(
         const int n = t + T * decltype(j)::v;
 #if WIDE
         v[decltype(j)::v] = sw[n];
-#elif LOW
-        v[decltype(j)::v] = unpack_low(sw[n], sl[n], scale_of[n / WIDTH]);
 #else
-        c2 p = unpack(sw[n]);
-        v[decltype(j)::v] = make_float2(p.x * scale_of[n / WIDTH], p.y * scale_of[n / WIDTH]);
+        v[decltype(j)::v] = unpack_low(sw[n], sl[n], scale_of[n / WIDTH]);
 #endif
       });
       fft.forward(v, first, [&] {
@@ -148,8 +145,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) rows_gradient(
           v[J + 1] = cmul(v[J + 1], make_float2(p.z, p.w * flip));
         });
         else each<E>([&](auto j) { v[decltype(j)::v] = cmul(v[decltype(j)::v], kept[decltype(j)::v]); });
-        if constexpr (TRADES == 1) fft.inverse_complex(v, sync_both);
-        else fft.inverse_complex(v, sync);
+        fft.inverse_complex(v, sync);
         float scale = 1.f;
 #if !WIDE
         float m = 0.f, inverse;
@@ -166,12 +162,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) rows_gradient(
         each<E>([&](auto j) {
           c2 p = v[decltype(j)::v];
 #if WIDE
-          put(s.w + row * N2 + t + T * decltype(j)::v, p);
+          s.w[row * N2 + t + T * decltype(j)::v] = p;
 #else
-          put(s.w + row * N2 + t + T * decltype(j)::v, pack(make_float2(p.x * scale, p.y * scale)));
+          s.w[row * N2 + t + T * decltype(j)::v] = pack(make_float2(p.x * scale, p.y * scale));
 #endif
         });
-      } else if constexpr (TRADES == 1) sync_both();
+      }
     }
     each<HALF>([&](auto q) { sum[decltype(q)::v] = make_float2(sum[decltype(q)::v].x * unit, sum[decltype(q)::v].y * unit * flip); });
     if (signal) send(Int<0>{}, sum);
@@ -181,7 +177,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) rows_gradient(
       receive([&](auto q, c2 p) { v[HALF + decltype(q)::v] = p; });
       fft.inverse_complex(v, sync);
       if (!signal) each<E>([&](auto j) { wd[((i64)h * N1 + k1) * N2 + t + T * decltype(j)::v] = v[decltype(j)::v]; });
-    } else turn = TRADES == 2 ? turn ^ 1 : 0;
-    if constexpr (TRADES == 1) sync_both();
+    } else turn ^= 1;
   }
 }

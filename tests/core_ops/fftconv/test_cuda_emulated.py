@@ -52,8 +52,8 @@ def test_three_passes_are_exact(item, bound, tmp_path):
     ("long", "wide", "staged", "length"),
     [
         (gradient_plan.LongBackwardPlan((16, 4), (16, 1, 8)), False, True, 7996),
-        (gradient_plan.LongBackwardPlan((4, 1), (16, 4, 16), trades=1, padded=0), False, False, 4001),
-        (gradient_plan.LongBackwardPlan((4, 2), (16, 2, 16), low=False), True, True, 4096),
+        (gradient_plan.LongBackwardPlan((4, 1), (16, 4, 16), held=True), False, False, 4001),
+        (gradient_plan.LongBackwardPlan((4, 2), (16, 2, 16)), True, True, 4096),
     ],
 )
 def test_gradients_of_three_passes_are_exact(long, wide, staged, length, tmp_path):

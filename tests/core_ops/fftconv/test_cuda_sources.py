@@ -63,8 +63,10 @@ def test_every_length_has_gradients_that_fit(item, wide):
         long = gradient_plan.long_backward_plan(size, item, wide or item == 4, True, H100, True)
         assert (row is None) == (size > 8192)
         assert (long is None) == (size < 8192)
-        assert (gradient_plan.pair_plan(size, H100, True) is None) == (size != 16384)
-        assert gradient_plan.pair_plan(size, ADA, True) is None
+        for staged in (False, True):
+            pair = gradient_plan.pair_plan(size, H100, staged)
+            assert pair is None or pair.blocks * (gradient_plan.pair_bytes(pair) + plan.RESERVED) <= H100.sm_bytes
+            assert gradient_plan.pair_plan(size, ADA, staged) is None
         if long is not None:
             assert long.size == size
             columns, lines = long.column_bytes(item, wide or item == 4, True, True), long.row_bytes(wide or item == 4)

@@ -59,7 +59,6 @@ typedef float io;
 inline float load(io x) { return x; }
 inline io store(float x) { return x; }
 inline float2 unpack(unsigned x) { _Float16 h[2]; std::memcpy(h, &x, 4); return {(float)h[0], (float)h[1]}; }
-template <class X> void put(X* p, X x) { *p = x; }
 inline unsigned bytes_of(unsigned a, unsigned b, unsigned which) {
   const uint64_t both = (uint64_t)b << 32 | a;
   unsigned r = 0;

@@ -24,20 +24,17 @@ int main(int count, char** words) {
   };
   columns(k.data(), ones.data(), wk.data(), low_k.data(), filter_tiles.data(), H);
   for (size_t i = 0; i < wk.size(); i++) {
-    const size_t line = FINE ? i / N * COL3 + i % N / N2 % COL3 : i / N;
+    const size_t line = LOW ? i / N * COL3 + i % N / N2 % COL3 : i / N;
     const float scale = filter_tiles[line * SCALES + i % N2 / WIDTH];
 #if WIDE
     filter[i] = wk[i];
-#elif LOW
-    filter[i] = unpack_low(wk[i], low_k[i], scale);
 #else
-    const c2 a = unpack(wk[i]);
-    filter[i] = make_float2(a.x * scale, a.y * scale);
+    filter[i] = unpack_low(wk[i], low_k[i], scale);
 #endif
   }
   columns(u.data(), p.data(), wu.data(), low_u.data(), tiles_u.data(), B * H);
   columns(dy.data(), q.data(), wy.data(), low_y.data(), tiles_y.data(), B * H);
-  const size_t row = Fft::TABLE + SIDES * (Fft::SIZE * 8 + LANE) + TRADES * SIDES * TRADE * 16 + KEPT + 128;
+  const size_t row = Fft::TABLE + SIDES * (Fft::SIZE * 8 + LANE) + 2 * SIDES * TRADE * 16 + KEPT + 128;
   launch(N1 / PAIRS, THREADS, GROUP, row, [&] {
     rows_gradient(
         wu.data(), wy.data(), low_u.data(), low_y.data(), tiles_u.data(), tiles_y.data(), rows_u.data(), rows_y.data(), filter.data(),
