@@ -14,6 +14,7 @@ from farfield.apps.forecasting.blocks import CompanionBlock, final_state
 from farfield.apps.forecasting.level import Level
 from farfield.apps.forecasting.spacetime import SpaceTime
 from farfield.apps.training.errors import UserError
+from farfield.core_ops import companion_ssm
 
 
 @dataclass
@@ -28,8 +29,8 @@ class State:
         level: What the series are measured against; None before L observations.
         filled: Last value seen, measured, (B, C).
         inputs: Last measured and filled values that the preprocessing filters read, (C, B, taps).
-        blocks: State of each encoder block, (D, B, d).
-        decoder: State of the closed loop before the next observation, (D, B, d).
+        blocks: State of each encoder block, (B, D, d).
+        decoder: State of the closed loop before the next observation, (B, D, d).
     """
 
     seen: int
@@ -74,7 +75,7 @@ class Recurrence:
         config = self.config
         like = self._decoder[0]
         columns = 2 * config.targets + config.known + config.past
-        blocks = [like.new_zeros(config.channels, batch, config.kernel_dim) for _ in self._systems]
+        blocks = [like.new_zeros(batch, config.channels, config.kernel_dim) for _ in self._systems]
         return State(
             0,
             0,
@@ -150,7 +151,7 @@ class Recurrence:
                 raise UserError(f"future values of the known covariates of shape {came} came; {wanted} is accepted")
             assert known is not None
             whole = torch.cat([known, known_future.to(y.dtype)], 1)
-        return self.net.conclude(state.decoder, rows, response, y, whole, observed, state.level)
+        return self.net.conclude(state.decoder.transpose(0, 1), rows, response, y, whole, observed, state.level)
 
     def _window(self, state: State) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """The last L observations in their order: y, known, past, marks."""
@@ -173,10 +174,10 @@ class Recurrence:
         z = net.first_input(u, known, past, observed)
         for i, block in enumerate(net.encoder.layers()):
             a, b, _ = self._systems[i]
-            state.blocks[i] = final_state(z, a, b)
+            state.blocks[i] = final_state(z, a, b).transpose(0, 1)
             z = block(z)
         decoder = net.decoder.blocks
-        state.decoder = decoder.state(z, decoder.drives(known))
+        state.decoder = decoder.state(z, decoder.drives(known)).transpose(0, 1)
 
     def _step(self, state: State, y: Tensor, known: Tensor | None, past: Tensor | None, observed: Tensor) -> None:
         """O(d) a channel: filters on the last inputs, then one step of every system."""
@@ -195,24 +196,17 @@ class Recurrence:
             covariates,
         )
         for i, block in enumerate(net.encoder.layers()):
-            a, b, c = self._systems[i]
-            state.blocks[i] = moved(state.blocks[i], a) + b[:, None] * z
-            v = torch.einsum("dbk,dk->db", state.blocks[i], c)[..., None]
-            z = z + block.after(v, z)
-        a, b, *_ = self._decoder
-        x = state.decoder
-        drive = net.decoder.blocks.drives(known_now)
+            v, state.blocks[i] = companion_ssm.companion_step(state.blocks[i], z[..., 0].mT, *self._systems[i])
+            z = z + block.after(v.mT[..., None], z)
+        a, b, _, c, _ = self._decoder
+        x, decoder = state.decoder, net.decoder.blocks
+        drive = decoder.drives(known_now)
         if drive is not None:
-            x = x + drive * net.decoder.blocks.impulse()[:, None]
-        state.decoder = moved(x, a) + b[:, None] * z
+            x = x + drive[..., 0].mT[..., None] * decoder.impulse()
+        _, state.decoder = companion_ssm.companion_step(x, z[..., 0].mT, a, b, c)
 
 
 def filters_of(block: CompanionBlock) -> Tensor:
     """The preprocessing filters of a first block, (V, taps)."""
     assert block.pre is not None
     return block.pre.filters().clone()
-
-
-def moved(x: Tensor, a: Tensor) -> Tensor:
-    """A x of every channel, (D, B, d): a shift, and the last component times a."""
-    return torch.nn.functional.pad(x[..., :-1], (1, 0)) + x[..., -1:] * a[:, None]
