@@ -96,7 +96,10 @@ def open_cases(data: str | Sequence[str], wanted: Wanted) -> list[Case]:
 
 def described(data: str | Sequence[str], wanted: Wanted) -> list[Case]:
     """The same without the last look: whatever is wrong with a run stays to be told."""
-    return [_prepared(read(), wanted) for read in _sources(data, wanted)]
+    try:
+        return [_prepared(read(), wanted) for read in _sources(data, wanted)]
+    except ModuleNotFoundError as error:
+        raise UserError(f"reading {data} needs the package {error.name!r}: pip install 'farfield[physics]'") from error
 
 
 def _sources(data: str | Sequence[str], wanted: Wanted) -> list[Callable[[], Case]]:

@@ -72,7 +72,7 @@ def read(path: Path, wanted: list[str] | None, select: Mapping[str, float]) -> C
     nodes, units, period, east = _nodes(x, y, grid_dims)
     times, origin = _times(path, data, time)
     order, notes = rising(times, str(path))
-    shape = tuple(data.sizes[d] for d in grid_dims)
+    shape = (*(data.sizes[d] for d in grid_dims[:-1]), len(east) or data.sizes[grid_dims[-1]])
     fields = {n: Field(n, _text(data[n], "units"), 1, _text(data[n], "long_name") or "") for n in names}
 
     def reader(name: str, frames: Index) -> Array:
@@ -83,7 +83,8 @@ def read(path: Path, wanted: list[str] | None, select: Mapping[str, float]) -> C
             low, high = (int(at.min()), int(at.max()) + 1) if len(at) else (0, 0)
             block = variable.isel({time: slice(low, high)}).transpose(time, *grid_dims).values[at - low]
         else:
-            block = np.broadcast_to(variable.transpose(*grid_dims).values, (len(frames), *shape))
+            still = variable.transpose(*grid_dims).values
+            block = np.broadcast_to(still, (len(frames), *still.shape))
         block = np.asarray(block, dtype=np.float64)
         return (block[:, :, east] if len(east) else block).reshape(len(frames), -1, 1)
 
@@ -180,6 +181,8 @@ def _nodes(
         order = np.argsort(east, kind="stable")
         east = east[order]
         step = np.median(np.diff(east))
+        # Some grids hold their first meridian again at the end.
+        order, east = (a[east < east[0] + 360 - 0.5 * step] for a in (order, east))
         period = 360.0 if abs(east[-1] + step - east[0] - 360) < 0.5 * step else None
     pairs = np.meshgrid(north, east, indexing="ij")
     return np.stack([pairs[1].ravel(), pairs[0].ravel()], axis=1), units, (period, None), order

@@ -88,8 +88,9 @@ def simulate(
             remove_leftovers(target)
             _run_all(run_folder, Job(kind, settings, target, format, precision, seed), every, workers)
     except UserError:
-        # A mistake that is found before anything was written leaves no empty folder behind.
-        if not any(target.iterdir()):
+        # A mistake that is found before the first run leaves nothing that a corrected command would stumble over.
+        if {path.name for path in target.iterdir()} <= {PLAN}:
+            (target / PLAN).unlink(missing_ok=True)
             target.rmdir()
         raise
     counts = {name: sum(run.split == name for run in every) for name in ("train", "valid", "test", "extrapolate")}
@@ -157,7 +158,10 @@ class Job:
         """Solves one run and writes it in one step."""
         what = EQUATIONS[self.kind]
         given = self.settings | dict(run.parameters)
-        case = what.solver()(rng=run.generator(self.seed), advance=advance, **given)
+        try:
+            case = what.solver()(rng=run.generator(self.seed), advance=advance, **given)
+        except UserError as error:
+            raise UserError(f"{run.name}: {error}") from error
         case = _signed(case, run, what, self.kind, self.settings, self.seed)
         (hdf5.write if self.format == "hdf5" else vtk_series.write_series)(case, self.place(run), self.precision)
 

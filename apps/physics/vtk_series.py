@@ -116,9 +116,10 @@ class _Frame:
     def _add_cells(self, file: Path, part: int, grid: Any, offset: int) -> None:
         if not grid.GetNumberOfCells():
             return
-        number = np.array([grid.GetCellType(i) for i in range(grid.GetNumberOfCells())], dtype=np.int64)
+        number = _array(grid.GetCellTypes()).astype(np.int64)
         cells = grid.GetCells()
-        cells.ConvertToDefaultStorage() if hasattr(cells, "ConvertToDefaultStorage") else None
+        # A file may hold one width for all cells instead of offsets.
+        cells.ConvertTo64BitStorage()
         start = _array(cells.GetOffsetsArray()).astype(np.int64)
         corner = _array(cells.GetConnectivityArray()).astype(np.int64) + offset
         ghost = grid.GetCellData().GetArray("vtkGhostType")

@@ -104,7 +104,10 @@ def test_unsorted_times_are_sorted_and_a_time_twice_is_refused(tmp_path: Path) -
         read(write(tmp_path / "b.nc", [0, 1], [0, 1], (1, 2, 1)), None, {})
 
 
-@pytest.mark.parametrize("lon", [np.arange(0, 360, 30), np.arange(-180, 180, 30), np.roll(np.arange(0, 360, 30), 5)])
+@pytest.mark.parametrize(
+    "lon",
+    [np.arange(0, 360, 30), np.arange(-180, 180, 30), np.roll(np.arange(0, 360, 30), 5), np.arange(0, 361, 30)],
+)
 def test_longitudes_that_go_round_wrap_around(tmp_path: Path, lon: Any) -> None:
     case = read(write(tmp_path / "a.nc", lon, [-20, 0, 20]), None, {})
     assert case.period == (360.0, None)

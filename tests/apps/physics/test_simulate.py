@@ -183,4 +183,11 @@ def test_a_wrong_setting_leaves_nothing_behind(tmp_path: Path, values: dict[str,
 def test_a_mistake_in_the_equation_is_found_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"equation\.modes=99"):
         simulated(tmp_path, "equation.modes=99", *SMALL)
-    assert not list(tmp_path.rglob("*.h5"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_cannot_be_solved_is_named_and_the_others_stay(tmp_path: Path) -> None:
+    words = ("equation=burgers", "runs=3", "equation.cells=64", "equation.viscosity=[0.05,1.0e-5]", "equation.frames=3")
+    with pytest.raises(UserError, match=r"run-0001: equation\.cells=64: the shocks"):
+        simulated(tmp_path, *words)
+    assert (tmp_path / "cases" / "run-0000.h5").exists()
