@@ -47,8 +47,8 @@ def score_quantile(scores: Array, rates: Array) -> Array:
 class Conformal:
     """Half-widths of intervals by horizon and miss rate, moved by every forecast whose horizon has completed.
 
-    width[h, a] = static[h, a] exp(shift[h, a]);  shift += steps[h] (missed - a) when y_{t+h} is known: over a long time the
-    misses are the share a, whatever the series does. Nothing is learnt from a forecast whose time has not come.
+    width[h, a] = static[h, a] exp(shift[h, a]);  shift += steps[h] (missed - a) when y_{t+h} is known: over a long
+    time the misses are the share a, whatever the series does. A forecast whose time has not come teaches nothing.
 
     Args:
         static: Half-widths of split-conformal intervals (H, A).

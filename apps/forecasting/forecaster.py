@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class SpaceTimeForecaster(BaseForecaster):
+class SpaceTimeForecaster(BaseForecaster):  # type: ignore[misc]
     """State spaces for forecasts: a bank of them weighed by their own errors, and a SpaceTime network beside it.
 
     The bank (exponential smoothing, recursive autoregressions) is fitted without gradients in a second or so. The

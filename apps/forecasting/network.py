@@ -93,7 +93,7 @@ class Examples:
     def complete(self) -> NDArray[np.bool_]:
         """Windows of which everything is known, what the stack said too (T,)."""
         known = np.isfinite(self.truth).all(1) & np.isfinite(self.stack).all(1)
-        return known if self.known is None else known & np.isfinite(self.known).all((1, 2))
+        return np.asarray(known if self.known is None else known & np.isfinite(self.known).all((1, 2)))
 
     def split(self) -> tuple[Index, Index]:
         """Complete windows to learn from and later ones to judge by: no target of the first is one of the second's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -111,7 +111,20 @@ def roll(
         ends[2][i], ends[3][i] = model.forecast_intervals(horizon, ahead, RATES, adaptive=False)
         if on_origin is not None:
             on_origin(i + 1)
-    return Rolled(origins, forecasts, targets_at(y, origins, horizon), *ends, fits, *took)
+    below, above, static_below, static_above = ends
+    return Rolled(
+        origins,
+        forecasts,
+        targets_at(y, origins, horizon),
+        below,
+        above,
+        static_below,
+        static_above,
+        fits,
+        fit_seconds=float(took[0]),
+        update_seconds=float(took[1]),
+        predict_seconds=float(took[2]),
+    )
 
 
 def roll_row(

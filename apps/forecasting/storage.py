@@ -151,7 +151,8 @@ def _taken_apart(forecaster: SpaceTimeForecaster, prefix: str) -> tuple[dict[str
     body["times"] = index_to_json(shown.index.get_level_values(-1))
     grid = forecaster.forecasters_
     body["rows"] = [list(i) if isinstance(i, tuple) else i for i in grid.index]
-    body["members"], tensors = [], {}
+    body["members"] = []
+    tensors: dict[str, Tensor] = {}
     for i in range(grid.shape[0]):
         body["members"].append([])
         for j in range(grid.shape[1]):

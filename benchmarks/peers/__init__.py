@@ -1,0 +1,1 @@
+"""One adapter a peer, used where the peer is installed."""
