@@ -37,8 +37,7 @@ for g, expected in zip(mine, torch.autograd.grad(f(a, b, c, k), leaves), strict=
 print("compiled")
 
 x, p = (v.detach().double().requires_grad_() for v in (b, a))
-for single in (True, False):
-    torch.library.opcheck(all_pole, (x, p, 40, single, "series"))
+torch.library.opcheck(all_pole, (x, p, 40, True, "series"))
 print("checked")
 
 for ask, known in (
