@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.linalg import solve_triangular
 
+from .batch import broadcast
+
 
 @torch.library.custom_op("farfield::blocks_factor", mutates_args=())
 def factor(top: Tensor, blocks: Tensor, bottom: Tensor) -> list[Tensor]:
@@ -90,7 +92,7 @@ def substitute_transposed(factors: list[Tensor], rhs: Tensor, m: int) -> Tensor:
 @torch.library.custom_op("farfield::blocks_solve", mutates_args=())
 def solve(top: Tensor, blocks: Tensor, bottom: Tensor, rhs: Tensor, factors: list[Tensor], transposed: bool) -> Tensor:
     """x of A x = rhs or A^T x = rhs; factors are those of A."""
-    batch = torch.broadcast_shapes(top.shape[:-2], rhs.shape[:-2])
+    batch = broadcast(top.shape[:-2], rhs.shape[:-2])
     rhs = rhs.expand(*batch, *rhs.shape[-2:])
     substituted = substitute_transposed if transposed else substitute
     return substituted(factors, rhs, top.shape[-2]).contiguous()
@@ -98,7 +100,7 @@ def solve(top: Tensor, blocks: Tensor, bottom: Tensor, rhs: Tensor, factors: lis
 
 @solve.register_fake
 def _(top: Tensor, blocks: Tensor, bottom: Tensor, rhs: Tensor, factors: list[Tensor], transposed: bool) -> Tensor:
-    batch = torch.broadcast_shapes(top.shape[:-2], rhs.shape[:-2])
+    batch = broadcast(top.shape[:-2], rhs.shape[:-2])
     return rhs.new_empty(*batch, *rhs.shape[-2:])
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import DomainError, DtypeError, ShapeError
 from . import blocks as panels
+from .batch import broadcast
 
 # Rows of a panel when a band is cut into blocks: enough work for one call of LAPACK.
 PANEL = 16
@@ -43,7 +44,7 @@ def check_dtypes(what: str, **tensors: Tensor) -> None:
 def check_batch(what: str, **tensors: tuple[Tensor, int]) -> torch.Size:
     """The batch that all tensors, each less its last dimensions, broadcast to."""
     try:
-        return torch.broadcast_shapes(*(x.shape[: x.dim() - last] for x, last in tensors.values()))
+        return broadcast(*(x.shape[: x.dim() - last] for x, last in tensors.values()))
     except RuntimeError as e:
         got = ", ".join(f"{name} {tuple(x.shape)}" for name, (x, _) in tensors.items())
         raise ShapeError(f"{what}: {got}; their batch dimensions do not broadcast.") from e

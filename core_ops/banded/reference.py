@@ -40,9 +40,11 @@ def dense_from_blocks(top: Tensor, blocks: Tensor, bottom: Tensor) -> Tensor:
 def tridiagonal_solve_reference(lower: Tensor, diag: Tensor, upper: Tensor, rhs: Tensor) -> Tensor:
     """Solve by the dense matrix; shapes as in tridiagonal_solve, without broadcasting."""
     a = torch.diag_embed(diag) + torch.diag_embed(lower, -1) + torch.diag_embed(upper, 1)
-    return torch.linalg.solve(a, rhs[..., None])[..., 0]
+    x: Tensor = torch.linalg.solve(a, rhs[..., None])
+    return x[..., 0]
 
 
 def banded_solve_reference(bands: Tensor, rhs: Tensor, lower: int, upper: int) -> Tensor:
     """Solve by the dense matrix; rhs (..., n, k)."""
-    return torch.linalg.solve(dense_from_bands(bands, lower, upper), rhs)
+    x: Tensor = torch.linalg.solve(dense_from_bands(bands, lower, upper), rhs)
+    return x

@@ -1,6 +1,6 @@
 """tridiagonal_solve: elimination without pivoting, along the rows or all rows at once.
 
-Shapes: n unknowns; lower, upper (..., n - 1); diag, rhs, x (..., n); batch dimensions broadcast.
+Shapes: n unknowns; inside, rows come first: lower, upper (n - 1, ...), diag, rhs, x (n, ...), systems contiguous.
 """
 
 from typing import Any
@@ -8,21 +8,16 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ..errors import DtypeError, ShapeError
+from .batch import broadcast
 
 # Systems times log2(n) up to which reducing all rows at once beats n steps over the batch (measured, one core).
 REDUCTION_SYSTEMS = 2048
 
 
 def eliminate(lower: Tensor, diag: Tensor, upper: Tensor, rhs: Tensor) -> Tensor:
-    """Thomas' algorithm, one row after the other, all systems at once.
-
-    Args:
-        lower, diag, upper, rhs: Rows first: (n - 1, ...), (n, ...), (n - 1, ...), (n, ...).
-    Returns: (n, ...).
-    """
+    """Thomas' algorithm, one row after the other, all systems at once."""
     n = len(diag)
     x = rhs.clone(memory_format=torch.contiguous_format)
     inverse = torch.empty_like(diag, memory_format=torch.contiguous_format)
@@ -37,48 +32,44 @@ def eliminate(lower: Tensor, diag: Tensor, upper: Tensor, rhs: Tensor) -> Tensor
     return x
 
 
-def reduce(lower: Tensor, diag: Tensor, upper: Tensor, rhs: Tensor) -> Tensor:
-    """Parallel cyclic reduction: in log2(n) steps every row loses its neighbours.
+def shift(x: Tensor, rows: int, fill: float = 0.0) -> Tensor:
+    """y[i] = x[i - rows], `fill` where x has no such row."""
+    outside = torch.full_like(x[: abs(rows)], fill)
+    return torch.cat([outside, x[:-rows]] if rows > 0 else [x[-rows:], outside])
 
-    Args:
-        lower, diag, upper, rhs: (..., n - 1), (..., n), (..., n - 1), (..., n).
-    Returns: (..., n).
-    """
-    n = diag.shape[-1]
-    below, above = pad(lower, (1, 0)), pad(upper, (0, 1))
+
+def reduce(lower: Tensor, diag: Tensor, upper: Tensor, rhs: Tensor) -> Tensor:
+    """Parallel cyclic reduction: in log2(n) steps every row loses its neighbours."""
+    n = len(diag)
+    below, above = torch.cat([torch.zeros_like(diag[:1]), lower]), torch.cat([upper, torch.zeros_like(diag[:1])])
     stride = 1
     while stride < n:
         # Rows outside the matrix are identity rows.
-        alpha = -below / pad(diag[..., :-stride], (stride, 0), value=1.0)
-        gamma = -above / pad(diag[..., stride:], (0, stride), value=1.0)
-        diag = diag + alpha * pad(above[..., :-stride], (stride, 0)) + gamma * pad(below[..., stride:], (0, stride))
-        rhs = rhs + alpha * pad(rhs[..., :-stride], (stride, 0)) + gamma * pad(rhs[..., stride:], (0, stride))
-        below, above = (
-            alpha * pad(below[..., :-stride], (stride, 0)),
-            gamma * pad(above[..., stride:], (0, stride)),
-        )
+        alpha, gamma = -below / shift(diag, stride, 1.0), -above / shift(diag, -stride, 1.0)
+        diag = diag + alpha * shift(above, stride) + gamma * shift(below, -stride)
+        rhs = rhs + alpha * shift(rhs, stride) + gamma * shift(rhs, -stride)
+        below, above = alpha * shift(below, stride), gamma * shift(above, -stride)
         stride *= 2
     return rhs / diag
 
 
 @torch.library.custom_op("farfield::tridiagonal_solve", mutates_args=())
 def solve(lower: Tensor, diag: Tensor, upper: Tensor, rhs: Tensor) -> Tensor:
-    """x, where row i of the matrix is (lower[i - 1], diag[i], upper[i])."""
-    n = diag.shape[-1]
-    batch = torch.broadcast_shapes(diag.shape[:-1], rhs.shape[:-1])
-    rhs = rhs.expand(*batch, n)
-    if rhs.is_cuda or batch.numel() * n.bit_length() <= REDUCTION_SYSTEMS:
+    """x of systems whose rows come first: lower and upper (n - 1, ...), diag and rhs (n, ...), all of one rank.
+
+    Only rhs may have batch dimensions that the matrix has not. Returns: (n, ...).
+    """
+    n = len(diag)
+    shape = broadcast(diag.shape, rhs.shape)
+    rhs = rhs.expand(shape)
+    if rhs.is_cuda or shape[1:].numel() * n.bit_length() <= REDUCTION_SYSTEMS:
         return reduce(lower, diag, upper, rhs).contiguous()
-    # A matrix with fewer batch dimensions keeps its rows first and broadcasts after them.
-    rows = [x.reshape(*(1,) * (len(batch) + 1 - x.dim()), *x.shape).movedim(-1, 0) for x in (lower, diag, upper)]
-    lead = [x.contiguous() for x in rows]
-    return eliminate(lead[0], lead[1], lead[2], rhs.movedim(-1, 0)).movedim(0, -1).contiguous()
+    return eliminate(lower.contiguous(), diag.contiguous(), upper.contiguous(), rhs)
 
 
 @solve.register_fake
 def _(lower: Tensor, diag: Tensor, upper: Tensor, rhs: Tensor) -> Tensor:
-    batch = torch.broadcast_shapes(diag.shape[:-1], rhs.shape[:-1])
-    return rhs.new_empty(*batch, diag.shape[-1])
+    return rhs.new_empty(broadcast(diag.shape, rhs.shape))
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -92,14 +83,19 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     need = ctx.needs_input_grad
     # The same solve with the transposed matrix.
     adjoint = solve(upper, diag, lower, g)
-    d_lower = -(adjoint[..., 1:] * x[..., :-1]).sum_to_size(lower.shape) if need[0] else None
+    d_lower = -(adjoint[1:] * x[:-1]).sum_to_size(lower.shape) if need[0] else None
     d_diag = -(adjoint * x).sum_to_size(diag.shape) if need[1] else None
-    d_upper = -(adjoint[..., :-1] * x[..., 1:]).sum_to_size(upper.shape) if need[2] else None
+    d_upper = -(adjoint[:-1] * x[1:]).sum_to_size(upper.shape) if need[2] else None
     d_rhs = adjoint.sum_to_size(ctx.rhs_shape) if need[3] else None
     return d_lower, d_diag, d_upper, d_rhs
 
 
 solve.register_autograd(_backward, setup_context=_setup)
+
+
+def rows_first(x: Tensor, rank: int) -> Tensor:
+    """(..., n) as (n, ...) of a rank, so that batch dimensions broadcast behind the rows."""
+    return x.reshape(*(1,) * (rank - x.dim()), *x.shape).movedim(-1, 0)
 
 
 def tridiagonal_solve(
@@ -122,12 +118,12 @@ def tridiagonal_solve(
     Source: Thomas 1949; Hockney and Jesshope 1981 (parallel cyclic reduction).
     """
     named = {"lower": lower, "diag": diag, "upper": upper, "rhs": rhs}
-    for name, x in named.items():
-        if x.dim() < 1:
+    for name, t in named.items():
+        if t.dim() < 1:
             raise ShapeError(f"tridiagonal_solve: {name} is a scalar; needed: its rows as last dimension.")
-        if x.dtype != diag.dtype or x.dtype not in (torch.float32, torch.float64) or x.device != diag.device:
+        if t.dtype != diag.dtype or t.dtype not in (torch.float32, torch.float64) or t.device != diag.device:
             raise DtypeError(
-                f"tridiagonal_solve: {name} is {x.dtype} on {x.device}, diag is {diag.dtype} on {diag.device};"
+                f"tridiagonal_solve: {name} is {t.dtype} on {t.device}, diag is {diag.dtype} on {diag.device};"
                 " needed: all float32 or all float64, on one device."
             )
     n = diag.shape[-1]
@@ -135,12 +131,13 @@ def tridiagonal_solve(
         got = ", ".join(f"{k} {tuple(x.shape)}" for k, x in named.items())
         raise ShapeError(f"tridiagonal_solve: {got}; needed: n - 1, n, n - 1 and n as last dimensions, n >= 1.")
     try:
-        matrix = torch.broadcast_shapes(*(x.shape[:-1] for x in (lower, diag, upper)))
-        torch.broadcast_shapes(matrix, rhs.shape[:-1])
+        matrix = broadcast(*(x.shape[:-1] for x in (lower, diag, upper)))
+        broadcast(matrix, rhs.shape[:-1])
     except RuntimeError as e:
         got = ", ".join(f"{k} {tuple(x.shape)}" for k, x in named.items())
         raise ShapeError(f"tridiagonal_solve: {got}; their batch dimensions do not broadcast.") from e
     # The operator broadcasts between matrix and right-hand side only.
-    lower, upper = lower.expand(*matrix, n - 1), upper.expand(*matrix, n - 1)
-    x: Tensor = solve(lower, diag.expand(*matrix, n), upper, rhs)
-    return x
+    wide = (lower.expand(*matrix, n - 1), diag.expand(*matrix, n), upper.expand(*matrix, n - 1), rhs)
+    rank = max(len(matrix) + 1, rhs.dim())
+    x: Tensor = solve(*(rows_first(t, rank) for t in wide))
+    return x.movedim(0, -1)

@@ -1,0 +1,12 @@
+"""Batch dimensions that broadcast."""
+
+import torch
+
+
+def broadcast(*shapes: tuple[int, ...]) -> torch.Size:
+    """The shape that all shapes broadcast to.
+
+    Raises: RuntimeError: they do not.
+    """
+    out: torch.Size = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+    return out
