@@ -94,6 +94,36 @@ template <int R, int SG, int H2> FI void levels(c2* a, const Twiddle<R>& w) {
     levels<R, SG, 2 * H2>(a, w);
   }
 }
+// The twiddles of a radix-R stage and what `levels` would make of them, in shared memory: R / 2 points.
+template <int R, int SG> FI void fill_roots(c2* table, const Twiddle<R>& w) {
+  table[0] = w.b[0];
+  each<R / 2 - 1>([&](auto i) {
+    constexpr int I = decltype(i)::v + 1, TOP = 1 << log2i(I);
+    table[I] = rotate<SG * (I - TOP), 4 * TOP>(w.b[log2i(2 * TOP)]);
+  });
+}
+template <int R, int SG, int H2> FI void levels(c2* a, const c2* table) {
+  if constexpr (H2 < R) {
+    each<(H2 > 2 ? H2 / 4 : 1)>([&](auto q) {
+      constexpr int K = decltype(q)::v * 2, TOP = H2 > 2 ? 2 : 1;
+      c2 p[2];
+      if constexpr (H2 > 2) {
+        float4 f = *(const float4*)(table + H2 / 2 + K);
+        p[0] = make_float2(f.x, f.y), p[1] = make_float2(f.z, f.w);
+      } else p[0] = table[H2 / 2];
+      each<TOP>([&](auto e) {
+        constexpr int k = K + decltype(e)::v;
+        const c2 w = p[decltype(e)::v];
+        each<R / (2 * H2)>([&](auto g) {
+          constexpr int lo = decltype(g)::v * 2 * H2 + k;
+          butterfly(a[lo], a[lo + H2], w.x, w.y);
+          if constexpr (H2 > 1) butterfly(a[lo + H2 / 2], a[lo + H2 / 2 + H2], -SG * w.y, SG * w.x);
+        });
+      });
+    });
+    levels<R, SG, 2 * H2>(a, table);
+  }
+}
 template <int R, int SG, int H2, long long NUM, long long DEN> FI void levels_fixed(c2* a) {
   if constexpr (H2 < R) {
     each<R / 2>([&](auto i) {
@@ -109,6 +139,7 @@ template <int R> FI void reorder(c2* v) {
   each<R>([&](auto i) { v[decltype(i)::v] = a[decltype(i)::v]; });
 }
 template <int R, int SG> FI void dft(c2* v, const Twiddle<R>& w) { reorder<R>(v); levels<R, SG, 1>(v, w); }
+template <int R, int SG> FI void dft(c2* v, const c2* table) { reorder<R>(v); levels<R, SG, 1>(v, table); }
 template <int R, int SG, long long NUM, long long DEN> FI void dft_fixed(c2* v) { reorder<R>(v); levels_fixed<R, SG, 1, NUM, DEN>(v); }
 // Real input in v[].x; f = NUM/DEN.
 template <int R, int SG, long long NUM, long long DEN> FI void dft_real(c2* v) {
@@ -222,6 +253,10 @@ template <int R1, int R2, int R3, int SN, int SD, int P> struct Row {
   }
   // The same for complex points and a shift known at run time only: first is the twiddle of stage 1, set(shift).
   template <class Sync> FI void forward(c2* v, const Twiddle<R1>& first, Sync sync) {
+    dft<R1, -1>(v, first);
+    forward_rest(v, sync);
+  }
+  template <class Sync> FI void forward(c2* v, const c2* first, Sync sync) {
     dft<R1, -1>(v, first);
     forward_rest(v, sync);
   }
