@@ -14,6 +14,9 @@ from . import custom
 from .rational import numerator
 from .reference import all_pole_reference
 
+# States times length up to which the recurrence is faster on a GPU (H100: at 2^21 0.6 ms against 1.3, at 2^24 3.9).
+TRITON_PRODUCTS = 1 << 22
+
 
 @dataclass(frozen=True)
 class Call:
@@ -70,6 +73,12 @@ REGISTRY.register(Implementation("series", run_series, lambda call: None))
 REGISTRY.register(Implementation("reference", run_reference, lambda call: None, automatic=False))
 
 
+def choose(impl: str, call: Call) -> Implementation[Call, Run]:
+    """The implementation that runs a division; "auto" leaves long recurrences of many states to the series."""
+    long = impl == "auto" and call.states * call.length > TRITON_PRODUCTS
+    return REGISTRY.choose("series" if long else impl, call)
+
+
 def all_pole(x: Tensor, p: Tensor, length: int, single: bool, impl: str = "auto") -> Tensor:
     """y[t] = x[t] + sum_{j=1}^{d} p[j - 1] y[t - j], t < length, by the implementation asked for.
 
@@ -77,8 +86,7 @@ def all_pole(x: Tensor, p: Tensor, length: int, single: bool, impl: str = "auto"
         x: (R, n), n <= length. p: (R, d). single: Whether 1e-8 of the largest entry is exact enough. impl: As public.
     Returns: (R, length), float64.
     """
-    call = Call(x.device.type, p.shape[1], length)
-    return REGISTRY.choose(impl, call).run(x, p, length, single)
+    return choose(impl, Call(x.device.type, p.shape[1], length)).run(x, p, length, single)
 
 
 def taps(a: Tensor, b: Tensor, c: Tensor, length: int, dtype: torch.dtype, impl: str) -> Tensor:
@@ -88,8 +96,7 @@ def taps(a: Tensor, b: Tensor, c: Tensor, length: int, dtype: torch.dtype, impl:
         a, b, c: (R, d), float64. dtype: Of the result.
     Returns: (R, length).
     """
-    call = Call(a.device.type, a.shape[1], length)
-    chosen = REGISTRY.choose(impl, call)
+    chosen = choose(impl, Call(a.device.type, a.shape[1], length))
     learning = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or c.requires_grad)
     if chosen.name == "triton" and not learning:
         fused: Tensor = custom.companion_taps(a, b, c, length, dtype)
