@@ -190,9 +190,9 @@ def _print(found: dict[str, Any]) -> None:
 
     console = Console()
 
-    def table(title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
         if rows:
-            drawn = Table(*head, title=title, title_justify="left")
+            drawn = Table(*head)
             for row in rows:
                 drawn.add_row(*row)
             console.print(drawn)
@@ -200,13 +200,6 @@ def _print(found: dict[str, Any]) -> None:
     mesh, times = found["mesh"], found["times"]
     box = " x ".join(f"[{_n(a)}, {_n(b)}]" for a, b in zip(mesh["low"], mesh["high"], strict=True))
     cells = ", ".join(f"{_span(v)} {kind}" for kind, v in mesh["cells"].items()) or "none"
-    step = (
-        "one frame"
-        if times["step"] is None
-        else f"step {_span(times['step'])}"
-        if times["even"]
-        else (f"uneven steps, {_span(times['step'])}")
-    )
     rows = [
         ("runs", f"{found['runs']}" + "".join(f", {n} {name}" for name, n in found["splits"].items())),
         ("nodes", f"{_span(mesh['nodes'])} in {mesh['dimensions']}-D, meshes {mesh['meshes']}"),
@@ -215,14 +208,13 @@ def _print(found: dict[str, Any]) -> None:
         (
             "times",
             f"{_span(times['frames'])} frames from {_n(times['first'])} to {_n(times['last'])} {_u(times['units'])},"
-            f" {step}",
+            f" {_step(times)}",
         ),
         *((name, value) for name, value in found["origin"].items()),
     ]
-    table("", ("data", ""), rows)
+    table(("data", ""), rows)
     head: tuple[str, ...] = ("field", "units", "components", "min", "mean", "max", "missing")
     table(
-        "",
         head,
         [
             (name, _u(r["units"]), str(r["components"]), _n(r["min"]), _n(r["mean"]), _n(r["max"]), f"{r['missing']:,}")
@@ -231,11 +223,10 @@ def _print(found: dict[str, Any]) -> None:
     )
     head = ("parameter", "units", "min", "max", "distinct values")
     table(
-        "",
         head,
         [(name, _u(r["units"]), _n(r["min"]), _n(r["max"]), str(r["distinct"])) for name, r in found["static"].items()],
     )
-    table("", ("boundary", "nodes"), [(tag, _span(v)) for tag, v in found["boundary"].items()])
+    table(("boundary", "nodes"), [(tag, _span(v)) for tag, v in found["boundary"].items()])
     for note in found["notes"][:10]:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     for problem in found["problems"]:
@@ -253,6 +244,12 @@ def _u(units: str | None) -> str:
 def _span(values: list[Any]) -> str:
     low, high = (f"{v:,}" if isinstance(v, int) else _n(v) for v in values)
     return low if low == high else f"{low} to {high}"
+
+
+def _step(times: dict[str, Any]) -> str:
+    if times["step"] is None:
+        return "one each"
+    return f"{'step' if times['even'] else 'uneven steps,'} {_span(times['step'])}"
 
 
 def _period(period: list[float | None]) -> str:

@@ -93,6 +93,7 @@ def test_a_vtu_series_holds_the_same(tmp_path: Path) -> None:
     assert (h5.period, h5.units) == (vtu.period, vtu.units)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_simulation_goes_on_to_the_same_files(tmp_path: Path, workers: int) -> None:
     words = ["runs=6", "equation=navier-stokes", "equation.frames=11", "equation.cells=48", "equation.modes=2"]
@@ -128,6 +129,7 @@ def test_a_killed_simulation_goes_on_to_the_same_files(tmp_path: Path, workers: 
     assert len(list(cases.iterdir())) == 8
 
 
+@pytest.mark.slow
 def test_processes_that_share_the_runs_write_the_same_files(tmp_path: Path) -> None:
     one = simulated(tmp_path / "a", "runs=5", *SMALL)
     two = simulated(tmp_path / "b", "runs=5", *SMALL, workers=2)

@@ -11,6 +11,8 @@ import pytest
 from farfield.apps.physics.workers import spread
 from farfield.apps.training import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def write_name(item: str, advance: Callable[[float], None]) -> None:
     advance(0.5)
