@@ -1,4 +1,4 @@
-// Rows too long for one chip: N = N1 N2 in three passes; the two over columns, for threepass.cuh (between them: rows_product) and for the
+// Rows too long for one chip: N = N1 N2 in three passes; the two over columns, of the
 // gradients (rows_gradient of long_backward.cuh).
 //   columns_forward   u, pregate -> W: real columns of N1 points at the frequencies k1 - s; n = n1 N2 + n2, k = k1 + N1 k2
 //   columns_inverse   W, gate -> y: what is left of the twiddles is the fraction n2/N2 of the output index n1 + n2/N2

@@ -19,13 +19,13 @@ from .launch import (
     built,
     channel_chunks,
     cut,
-    long_forward,
     spectrum_of,
     splits_for,
     strides,
 )
+from .long_forward import forward_plan, long_forward
 from .nvrtc import Module
-from .plan import FORWARD, IO, RowPlan, device_of, fft_size, first_fitting, long_fitting, wide_intermediates
+from .plan import FORWARD, IO, RowPlan, device_of, fft_size, first_fitting
 
 
 @cache
@@ -90,4 +90,4 @@ def forward_fits(length: int, dtype: torch.dtype, gates: tuple[bool, bool], inde
     size, item, device = fft_size(length), dtype.itemsize, device_of(index)
     if first_fitting(FORWARD.get((size, item), ()), device, False, lambda p: p.forward_bytes(item, gates[0])):
         return True
-    return long_fitting(size, item, device, *gates, False, wide_intermediates(size, dtype)) is not None
+    return forward_plan(size, dtype, device, gates, False) is not None

@@ -3,7 +3,8 @@
 Shapes: u, gates (B, H, L) with unit stride in time; k (G, Lk) fp32, contiguous; skip (H,) fp32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,16 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import KernelUnavailable
 from .nvrtc import Module
 from .plan import (
-    IO,
     Device,
-    LongPlan,
+    ForwardPlan,
     RowPlan,
-    device_of,
-    long_fitting,
-    wide_intermediates,
 )
 
 SPECTRUM_BYTES = 256 << 20  # spectra and intermediates beyond this are made for some channels at a time
@@ -39,6 +35,12 @@ def module(source: str, options: tuple[tuple[str, int], ...], index: int) -> Mod
 def built(source: str, options: dict[str, int], index: int) -> Module:
     """`module`, from a dict."""
     return module(source, tuple(sorted(options.items())), index)
+
+
+def built_together(wanted: Sequence[tuple[str, dict[str, int]]], index: int) -> list[Module]:
+    """`built` of several (source, options), each compiled on a core of its own."""
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        return list(pool.map(lambda each: built(each[0], each[1], index), wanted))
 
 
 def strides(*tensors: Tensor | None) -> tuple[int, ...]:
@@ -136,7 +138,7 @@ def with_skip(x: Operands) -> Tensor:
 class Columns:
     """The column passes of a long plan on a device."""
 
-    plan: LongPlan
+    plan: ForwardPlan
     sms: int
 
     def __call__(self, module: Module, name: str, rows: int, shared: int, *arguments: Any) -> None:
@@ -155,61 +157,6 @@ def filter_columns(columns: Columns, filters: Module, k: Tensor, point: int) -> 
         w.data_ptr(), scales.data_ptr(), 0, k.stride(0), 0, 0, np.int32(groups), np.int32(k.shape[1]),
     )  # fmt: skip
     return w, scales
-
-
-def long_forward(
-    x: Operands, y: Tensor, size: int, staged: bool, circular: bool = False, spectra: Spectra | None = None
-) -> None:
-    """y by three passes, over as many channels at a time as the bound on intermediates allows."""
-    u, k, item, index = x.u, x.k, x.u.element_size(), x.u.device.index
-    device, wide = device_of(index), wide_intermediates(size, u.dtype)
-    gates = x.pregate is not None, x.postgate is not None
-    plan = long_fitting(size, item, device, *gates, staged, wide)
-    if plan is None:
-        staged, plan = False, long_fitting(size, item, device, *gates, False, wide)
-    if plan is None:
-        raise KernelUnavailable(
-            f"fftconv: impl='cuda' has no plan for L={u.shape[2]} in {device.block_bytes} bytes of shared memory; "
-            "take impl='torch'."
-        )
-    shift = {"SHIFT": int(not circular)}
-    kernels = built("threepass.cuh", {**plan.options(IO[u.dtype], *gates, staged, wide, device), **shift}, index)
-    filters = built("threepass.cuh", {**plan.options(0, False, False, aligned(k[None]), wide, device), **shift}, index)
-    point, batch, length, n1, columns = 8 if wide else 4, u.shape[0], u.shape[2], plan.lines, Columns(plan, device.sms)
-    key = (plan.column, plan.columns, plan.row.radices, wide)
-    if spectra is not None and key not in spectra:
-        spectra[key] = filter_columns(columns, filters, with_skip(x), point)
-    held = None if spectra is None else spectra[key]
-    own = 0 if held is not None else size * point + (k.shape[1] * 4 if x.skip is not None else 0)
-    per_channel = size * point * batch + own
-    limit = intermediate_bytes(y.numel() * item, u.shape[1], size)
-    for first, count in channel_chunks(u.shape[1], x.per_group, per_channel, limit):
-        part, out = x.channels(first, count), cut(y, first, count)
-        if held is None:
-            wk, of_filter = filter_columns(columns, filters, with_skip(part), point)
-        else:
-            one = u.shape[1] // held[0].shape[0]
-            wk, of_filter = (t[first // one : (first + count) // one] for t in held)
-        w = torch.empty(batch * count * size * point // 4, dtype=torch.int32, device=u.device)
-        of_tiles, of_rows = (torch.empty(batch * count * n, device=u.device) for n in (plan.tiles, n1))
-        sizes = np.int32(count), np.int32(length)
-        columns(
-            kernels, "columns_forward", batch * count, plan.forward_bytes(item, gates[0], staged), part.u.data_ptr(),
-            address(part.pregate), w.data_ptr(), of_tiles.data_ptr(), *strides(part.u, part.pregate), *sizes,
-        )  # fmt: skip
-        blocks = n1 * max(1, min(count, 4 * device.sms * plan.row.blocks // n1))
-        kernels.launch(
-            "rows_product", blocks, plan.row.group_threads, plan.row_bytes(wide), w.data_ptr(), of_tiles.data_ptr(),
-            of_rows.data_ptr(), wk.data_ptr(), of_filter.data_ptr(),
-            *(np.int32(n) for n in (batch, count, count // wk.shape[0])),
-        )  # fmt: skip
-        columns(
-            kernels, "columns_inverse", batch * count, plan.inverse_bytes(item, gates[1], staged, wide, device),
-            w.data_ptr(), of_rows.data_ptr(), address(part.postgate), out.data_ptr(), *strides(part.postgate, out),
-            *sizes,
-        )  # fmt: skip
-        # the next chunk may take this memory
-        del w, wk, of_tiles, of_filter, of_rows
 
 
 def intermediate_bytes(output: int, channels: int, size: int) -> int:

@@ -3,7 +3,8 @@
 Shapes: u, gates, y (B, H, L); N = N1 N2 >= L points a row.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from .launch import (
     Spectra,
     address,
     aligned,
-    built,
+    built_together,
     channel_chunks,
     cut,
     filter_columns,
@@ -24,41 +25,8 @@ from .launch import (
     strides,
     with_skip,
 )
-from .plan import IO, RESERVED, ROWS, Device, LongPlan, device_of, wide_intermediates
-
-
-@dataclass(frozen=True)
-class ForwardPlan(LongPlan):
-    """The three passes of long_forward.cuh.
-
-    Args:
-        forward_deep, inverse_deep: Tiles that a block of a column pass holds; with 2, the next one arrives all along.
-    """
-
-    forward_deep: int = 2
-    inverse_deep: int = 2
-
-    def forward_bytes(self, item: int, pregate: bool, staged: bool) -> int:
-        """Shared memory of `columns_forward`."""
-        area = self.lines * self.columns
-        return area * 4 + self.forward_deep * area * item * (1 + pregate) * staged + 128
-
-    def inverse_bytes(self, item: int, postgate: bool, staged: bool, wide: bool, device: Device) -> int:
-        """Shared memory of `columns_inverse`."""
-        area = self.lines * self.columns
-        return self.inverse_deep * (area * (8 if wide else 4) + self.lines * 4 + area * item * (postgate and staged))
-
-    def row_bytes(self, wide: bool) -> int:
-        """Shared memory of `rows_product`."""
-        return super().row_bytes(wide) + 256
-
-    def options(
-        self, io: int, pregate: bool, postgate: bool, staged: bool, wide: bool, device: Device
-    ) -> dict[str, int]:
-        """Macros of long_forward.cuh."""
-        deep = {"FORWARD_DEEP": self.forward_deep, "INVERSE_DEEP": self.inverse_deep}
-        return super().options(io, pregate, postgate, staged, wide, device) | deep
-
+from .nvrtc import Module
+from .plan import IO, RESERVED, ROWS, Device, ForwardPlan, device_of, wide_intermediates
 
 SHORT = {n: replace(ROWS[n], blocks=blocks) for n, blocks in ((128, 16), (256, 16), (512, 16), (1024, 8))}
 # N -> plans, best first as measured on an H100 (docs/decisions); the narrower columns are for less shared memory
@@ -108,6 +76,25 @@ def forward_plan(
     return next((plan for plan in fits if plan is not None), None)
 
 
+@cache
+def passes(
+    plan: ForwardPlan,
+    dtype: torch.dtype,
+    gates: tuple[bool, bool],
+    staged: bool,
+    filter_staged: bool,
+    circular: bool,
+    index: int,
+) -> list[Module]:
+    """long_forward.cuh of a plan, and of its filters."""
+    device, wide = device_of(index), wide_intermediates(plan.size, dtype)
+    options = (
+        plan.options(IO[dtype], *gates, staged, wide, device),
+        plan.options(0, False, False, filter_staged, wide, device),
+    )
+    return built_together([("long_forward.cuh", {**o, "SHIFT": int(not circular)}) for o in options], index)
+
+
 def long_forward(
     x: Operands,
     y: Tensor,
@@ -135,9 +122,7 @@ def long_forward(
             f"fftconv: impl='cuda' has no plan for L={u.shape[2]} in {device.block_bytes} bytes of shared memory; "
             "take impl='torch'."
         )
-    shift, source = {"SHIFT": int(not circular)}, "long_forward.cuh"
-    kernels = built(source, {**plan.options(IO[u.dtype], *gates, staged, wide, device), **shift}, index)
-    filters = built(source, {**plan.options(0, False, False, aligned(k[None]), wide, device), **shift}, index)
+    kernels, filters = passes(plan, u.dtype, gates, staged, aligned(k[None]), circular, index)
     point, batch, length, n1, columns = 8 if wide else 4, u.shape[0], u.shape[2], plan.lines, Columns(plan, device.sms)
     key = (plan.column, plan.columns, plan.row.radices, wide)
     limit = intermediate_bytes(y.numel() * item, u.shape[1], size)

@@ -66,7 +66,7 @@ def cubin(source: str, options: Mapping[str, int], arch: str) -> bytes:
             return code
     code = compile_source(source, options, arch)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
     part.write_bytes(hashlib.sha256(code).digest() + code)
     os.replace(part, path)
     return code

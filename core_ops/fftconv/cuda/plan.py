@@ -126,18 +126,21 @@ class RowPlan:
 
 
 @dataclass(frozen=True)
-class LongPlan:
-    """The three passes of threepass.cuh.
+class ForwardPlan:
+    """The three passes of long_forward.cuh.
 
     Args:
         column: N1 = c1 c3; c1 points a thread. columns: Columns a block. column_blocks: Blocks a multiprocessor.
         row: N2, with how many blocks a multiprocessor.
+        forward_deep, inverse_deep: Tiles that a block of a column pass holds; with 2, the next one arrives all along.
     """
 
     column: tuple[int, int]
     row: RowPlan
     columns: int = 32
     column_blocks: int = 2
+    forward_deep: int = 2
+    inverse_deep: int = 2
 
     @property
     def lines(self) -> int:
@@ -162,30 +165,29 @@ class LongPlan:
     def forward_bytes(self, item: int, pregate: bool, staged: bool) -> int:
         """Shared memory of `columns_forward`."""
         area = self.lines * self.columns
-        return area * 8 + area * item * (1 + pregate) * staged + 128
+        return area * 4 + self.forward_deep * area * item * (1 + pregate) * staged + 128
 
     def inverse_bytes(self, item: int, postgate: bool, staged: bool, wide: bool, device: Device) -> int:
-        """Shared memory of `columns_inverse`; the gate passes through it where there is room."""
+        """Shared memory of `columns_inverse`."""
         area = self.lines * self.columns
-        needed = area * 8 + area * (8 if wide else 4) + self.lines * 4
-        gated = needed + area * item
-        return gated if postgate and staged and gated <= device.block_bytes else needed
+        return self.inverse_deep * (area * (8 if wide else 4) + self.lines * 4 + area * item * (postgate and staged))
 
     def row_bytes(self, wide: bool) -> int:
         """Shared memory of `rows_product`."""
         slot = self.row.rows * (self.row.size * (8 if wide else 4) + self.tiles * 4)
-        return self.row.spectrum_bytes + 128 + slot
+        return self.row.spectrum_bytes + 384 + slot
 
     def options(
         self, io: int, pregate: bool, postgate: bool, staged: bool, wide: bool, device: Device
     ) -> dict[str, int]:
-        """Macros of threepass.cuh."""
+        """Macros of long_forward.cuh."""
         r1, r2, r3 = self.row.radices
         return {
             "COL1": self.column[0], "COL3": self.column[1], "COLS": self.columns, "COLMINB": self.column_blocks,
             "RADIX1": r1, "RADIX2": r2, "RADIX3": r3, "GROUPS": 1, "MINB": self.row.blocks, "PADDED": 1, "SHIFT": 1,
             "IO": io, "PRE": int(pregate), "POST": int(postgate), "STAGED": int(staged), "WIDE": int(wide),
-            "FILTER_WIDE": int(wide), "BLOCK_BYTES": device.block_bytes,
+            "FILTER_WIDE": int(wide), "BLOCK_BYTES": device.block_bytes, "FORWARD_DEEP": self.forward_deep,
+            "INVERSE_DEEP": self.inverse_deep,
         }  # fmt: skip
 
 
@@ -243,47 +245,8 @@ ROWS = {
     4096: RowPlan((16, 16, 16), blocks=2),
     8192: RowPlan((32, 16, 16), blocks=1),
 }
-# N -> plans, best first; the narrower columns are for less shared memory and for fp32 intermediates
-LONG: dict[int, tuple[LongPlan, ...]] = {
-    8192: (LongPlan((16, 4), ROWS[128], column_blocks=4),),
-    16384: (LongPlan((32, 4), ROWS[128], column_blocks=4), LongPlan((16, 4), ROWS[256], column_blocks=2)),
-    32768: (
-        LongPlan((32, 4), ROWS[256], columns=64),
-        LongPlan((32, 4), ROWS[256], column_blocks=4),
-        LongPlan((16, 4), ROWS[512], column_blocks=2),
-    ),
-    65536: (LongPlan((32, 8), ROWS[256]), LongPlan((32, 4), ROWS[512], columns=16)),
-    131072: (LongPlan((32, 16), ROWS[256], column_blocks=1), LongPlan((32, 8), ROWS[512], columns=16)),
-    262144: (LongPlan((32, 16), ROWS[512], column_blocks=1), LongPlan((32, 8), ROWS[1024], columns=16)),
-    524288: (LongPlan((32, 16), ROWS[1024], column_blocks=1), LongPlan((32, 8), ROWS[2048], columns=16)),
-    1048576: (LongPlan((32, 8), ROWS[4096]), LongPlan((32, 8), ROWS[4096], columns=16)),
-    2097152: (LongPlan((32, 16), ROWS[4096], column_blocks=1), LongPlan((32, 8), ROWS[8192], columns=16)),
-    4194304: (
-        LongPlan((32, 16), ROWS[8192], column_blocks=1),
-        LongPlan((32, 16), ROWS[8192], columns=16, column_blocks=1),
-    ),
-}
 
 
 def wide_intermediates(size: int, dtype: torch.dtype) -> bool:
     """Whether what lies between the passes is fp32: where fp16 would be seen beside the rounding of the output."""
     return dtype == torch.float32 or (dtype == torch.float16 and size <= 1 << 15)
-
-
-def long_fitting(
-    size: int, item: int, device: Device, pregate: bool, postgate: bool, staged: bool, wide: bool | None = None
-) -> LongPlan | None:
-    """The first three-pass plan that fits, with the column blocks that shared memory holds."""
-    wide = item == 4 if wide is None else wide
-    for plan in LONG.get(size, ()):
-        needed = max(
-            plan.forward_bytes(item, pregate, staged),
-            plan.forward_bytes(4, False, True),
-            plan.inverse_bytes(item, postgate, staged, wide, device),
-        )
-        if max(needed, plan.row_bytes(wide)) > device.block_bytes:
-            continue
-        columns = max(1, min(plan.column_blocks, device.sm_bytes // (needed + RESERVED)))
-        rows = max(1, min(plan.row.blocks, device.sm_bytes // (plan.row_bytes(wide) + RESERVED)))
-        return replace(plan, column_blocks=columns, row=replace(plan.row, blocks=rows))
-    return None
