@@ -3,7 +3,7 @@
 The rows of the tridiagonal system are scaled to a unit diagonal; their pivots are q_i = 1 - beta_i / q_(i-1), a scan of
 2 x 2 matrices, and both substitutions are scans of linear maps: no loop over cells, and rows are read as a whole. The
 transposed system has the same pivots.
-Shapes: as in fused.py; a tile is R series by C >= N + 1 knots, or by W queries. Constants: K = r^2 - r + 1, S = (-1)^r.
+Shapes: as in fused.py; a tile is C unknowns, or W queries, of R series. Constants: K = r^2 - r + 1, S = (-1)^r.
 """
 
 # Triton functions carry no types.
@@ -16,11 +16,9 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-# Numbers in a tile, and queries of a series at once.
-TILE = 1024
-QUERIES = 128
-BACKWARD_QUERIES = 512
-WARPS = 4
+# Unknowns in a tile, and queries at once: 16 and 8 for each thread of one warp.
+TILE = 512
+QUERIES = 256
 
 
 def interpreted() -> bool:
@@ -82,15 +80,16 @@ def pivots(low, up_before):
     one = tl.full(low.shape, 1.0, low.dtype)
     beta = low * up_before
     # Where the chain starts or is cut, the matrix forgets what came before: q = 1.
-    a, b, c, d = tl.associative_scan((one, -beta, one, tl.zeros_like(one)), 1, compose_matrix)
+    a, b, c, d = tl.associative_scan((one, -beta, one, tl.zeros_like(one)), 0, compose_matrix)
     return (a + b) / (c + d)
 
 
 @triton.jit
 def substitute(low, up, q, rhs):
     """x of the tridiagonal system with a unit diagonal."""
-    _, z = tl.associative_scan((-low / q, rhs / q), 1, compose_linear)
-    _, x = tl.associative_scan((-up / q, z), 1, compose_linear, reverse=True)
+    inverse = 1.0 / q
+    _, z = tl.associative_scan((-low * inverse, rhs * inverse), 0, compose_linear)
+    _, x = tl.associative_scan((-up * inverse, z), 0, compose_linear, reverse=True)
     return x
 
 
@@ -109,22 +108,48 @@ def find(knots, row, x, n, live, STEPS: tl.constexpr):
 
 @triton.jit
 def basis(s, table, node: tl.constexpr, ORDER: tl.constexpr, TIMES: tl.constexpr):
-    """The derivatives TIMES and TIMES + 1 of the basis function of a node, in the local coordinate."""
+    """A derivative of the basis function of a node, in the local coordinate."""
     p = tl.zeros(s.shape, s.dtype) + tl.load(table + ORDER + 1 + node)
-    p1, p2, p3 = tl.zeros_like(p), tl.zeros_like(p), tl.zeros_like(p)
+    p1, p2 = tl.zeros_like(p), tl.zeros_like(p)
     for j in tl.static_range(ORDER + 1):
         if j != node:
             f = s - tl.load(table + j)
-            p3 = p3 * f + 3 * p2
             p2 = p2 * f + 2 * p1
             p1 = p1 * f + p
             p = p * f
+    if TIMES == 1:
+        p = p1
+    if TIMES == 2:
+        p = p2
+    return p
+
+
+@triton.jit
+def interpolant(s, table, data, v, row, v_row, cell, live, ORDER: tl.constexpr, TIMES: tl.constexpr):
+    """The derivatives TIMES and TIMES + 1 of the polynomial of every query's cell, in the local coordinate.
+
+    With p the product of the factors s - s_j so far and t the sum over the nodes so far, a node of weighted value a
+    makes t (s - s_k) + a p of t: one pass. The numbered ones are their derivatives.
+    """
+    zero = tl.zeros(s.shape, s.dtype)
+    p, p1, p2, p3, t, t1, t2, t3 = zero + 1.0, zero, zero, zero, zero, zero, zero, zero
+    for k in tl.static_range(ORDER + 1):
+        f = s - tl.load(table + k)
+        a = coefficient(data, v, row, v_row, cell, live, k, ORDER) * tl.load(table + ORDER + 1 + k)
+        t3 = t3 * f + 3 * t2 + a * p3
+        t2 = t2 * f + 2 * t1 + a * p2
+        t1 = t1 * f + t + a * p1
+        t = t * f + a * p
+        p3 = p3 * f + 3 * p2
+        p2 = p2 * f + 2 * p1
+        p1 = p1 * f + p
+        p = p * f
     if TIMES == 0:
-        out = p, p1
+        out = t, t1
     elif TIMES == 1:
-        out = p1, p2
+        out = t1, t2
     else:
-        out = p2, p3
+        out = t2, t3
     return out
 
 
@@ -149,35 +174,47 @@ def forward_kernel(
     """v of every series of the tile, then S(x)."""
     K: tl.constexpr = ORDER * ORDER - ORDER + 1
     S: tl.constexpr = 1 - 2 * (ORDER % 2)
-    b = tl.program_id(0) * R + tl.arange(0, R)[:, None]
-    i = tl.arange(0, C)[None, :]
-    live = (b < series) & (i >= 0)
+    b = tl.program_id(0) * R + tl.arange(0, R)[None, :]
+    # A value that is given is no unknown.
+    i = tl.arange(0, C)[:, None] + (1 - LEFT)
+    live = (b < series) & (i < n + RIGHT)
     row, knots_row = b * size, b * knots_stride
     hl, hr = width(knots, knots_row, i - 1, n, live), width(knots, knots_row, i, n, live)
     at_start = half_slope(data, table, row, i, n, live, 2, ORDER)
     at_end = half_slope(data, table, row, i - 1, n, live, 3, ORDER)
-    rhs = (at_start * hl - at_end * hr) / (hl + hr) / K
-    left = tl.load(data + row + 0 * i, mask=live & (i == 0), other=0.0)
-    right = tl.load(data + row + size - 1 + 0 * i, mask=live & (i == n), other=0.0)
-    rhs = tl.where(i == 0, (at_start - left * hr) / K if LEFT else left, rhs)
-    rhs = tl.where(i == n, (right * hl - at_end) / K if RIGHT else right, rhs)
-    rhs = tl.where(live & (i <= n), rhs, 0.0)
-    low = lower_at(knots, knots_row, i, n, live, S, K, RIGHT)
-    up = upper_at(knots, knots_row, i, n, live, S, K, LEFT)
-    q = pivots(low, upper_at(knots, knots_row, i - 1, n, live, S, K, LEFT))
-    tl.store(v + b * (n + 1) + i, substitute(low, up, q, rhs), mask=live & (i <= n))
+    share = 1.0 / (K * (hl + hr))
+    low, up = tl.where(i > 0, S * hr * share, 0.0), S * hl * share
+    rhs = (at_start * hl - at_end * hr) * share
+    left = tl.load(data + row + 0 * i, mask=live & (i <= 1), other=0.0)
+    right = tl.load(data + row + size - 1 + 0 * i, mask=live & (i >= n - 1), other=0.0)
+    if LEFT:
+        up = tl.where(i == 0, S / K, up)
+        rhs = tl.where(i == 0, (at_start - left * hr) / K, rhs)
+    else:
+        rhs = tl.where(i == 1, rhs - low * left, rhs)
+        tl.store(v + b * (n + 1), tl.load(data + row, mask=b < series, other=0.0), mask=b < series)
+    if RIGHT:
+        low = tl.where(i == n, S / K, low)
+        rhs = tl.where(i == n, (right * hl - at_end) / K, rhs)
+    else:
+        rhs = tl.where(i == n - 1, rhs - up * right, rhs)
+        tl.store(v + b * (n + 1) + n, tl.load(data + row + size - 1, mask=b < series, other=0.0), mask=b < series)
+    rhs = tl.where(live, rhs, 0.0)
+    low = tl.where(live, low, 0.0)
+    up_before = upper_at(knots, knots_row, i - 1, n, live, S, K, LEFT)
+    q = pivots(low, up_before)
+    tl.store(v + b * (n + 1) + i, substitute(low, tl.where(live & (i < n - 1 + RIGHT), up, 0.0), q, rhs), mask=live)
     # What follows reads neighbours' values.
     tl.debug_barrier()
+    b = tl.program_id(0) * R + tl.arange(0, R)[:, None]
+    row, knots_row = b * size, b * knots_stride
     for first in range(0, queries, W):
         j = first + tl.arange(0, W)[None, :]
         here = (b < series) & (j < queries)
         at = tl.load(x + b * x_stride + j, mask=here, other=0.0)
         cell, start, h = find(knots, knots_row, at, n, here, STEPS)
         s = (at - start) / h
-        total = tl.zeros(at.shape, at.dtype)
-        for k in tl.static_range(ORDER + 1):
-            weight, _ = basis(s, table, k, ORDER, TIMES)
-            total += weight * coefficient(data, v, row, b * (n + 1), cell, here, k, ORDER)
+        total, _ = interpolant(s, table, data, v, row, b * (n + 1), cell, here, ORDER, TIMES)
         if TIMES >= 1:
             total = total / h
         if TIMES == 2:
@@ -190,40 +227,41 @@ def cells_kernel(
     g, data, knots, x, table, v, d_x, sums, series, n, queries, size, knots_stride, x_stride,
     ORDER: tl.constexpr, TIMES: tl.constexpr, STEPS: tl.constexpr, R: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    """d_x, and for every cell the sums over its queries that the other gradients are made of: (chunks, B, N, r + 3)."""
-    b = tl.program_id(0) * R + tl.arange(0, R)[:, None]
-    j = tl.program_id(1) * W + tl.arange(0, W)[None, :]
-    here = (b < series) & (j < queries)
+    """d_x, and for every cell the sums over its queries that the other gradients are made of: (N, r + 3, B).
+
+    The program that owns a series adds to its sums, piece of queries by piece: always in the same order.
+    """
+    b = tl.program_id(0) * R + tl.arange(0, R)[None, :]
+    live = b < series
     row, knots_row = b * size, b * knots_stride
-    at = tl.load(x + b * x_stride + j, mask=here, other=0.0)
-    dy = tl.load(g + b * queries + j, mask=here, other=0.0)
-    cell, start, h = find(knots, knots_row, at, n, here, STEPS)
-    s = (at - start) / h
-    scaled = dy
-    if TIMES >= 1:
-        scaled = scaled / h
-    if TIMES == 2:
-        scaled = scaled / h
-    value, slope = tl.zeros(at.shape, at.dtype), tl.zeros(at.shape, at.dtype)
-    for k in tl.static_range(ORDER + 1):
-        weight, next_weight = basis(s, table, k, ORDER, TIMES)
-        c = coefficient(data, v, row, b * (n + 1), cell, here, k, ORDER)
-        value += weight * c
-        slope += next_weight * c
-    slope = scaled * slope / h
-    tl.store(d_x + b * queries + j, slope, mask=here)
-    stretch = TIMES * scaled * value / h
-    at_start, at_end = slope * (s - 1.0) + stretch, -slope * s - stretch
-    out = sums + (tl.program_id(1) * series + b) * n * (ORDER + 3)
-    for i in range(n):
-        mine = here & (cell == i)
-        live = b < series
-        for k in tl.static_range(ORDER + 1):
-            weight, _ = basis(s, table, k, ORDER, TIMES)
-            part = tl.sum(tl.where(mine, scaled * weight, 0.0), 1, keep_dims=True)
-            tl.store(out + i * (ORDER + 3) + k, part, mask=live)
-        tl.store(out + i * (ORDER + 3) + ORDER + 1, tl.sum(tl.where(mine, at_start, 0.0), 1, keep_dims=True), mask=live)
-        tl.store(out + i * (ORDER + 3) + ORDER + 2, tl.sum(tl.where(mine, at_end, 0.0), 1, keep_dims=True), mask=live)
+    for first in range(0, queries, W):
+        j = first + tl.arange(0, W)[:, None]
+        here = live & (j < queries)
+        at = tl.load(x + b * x_stride + j, mask=here, other=0.0)
+        dy = tl.load(g + b * queries + j, mask=here, other=0.0)
+        cell, start, h = find(knots, knots_row, at, n, here, STEPS)
+        s = (at - start) / h
+        if TIMES >= 1:
+            dy = dy / h
+        if TIMES == 2:
+            dy = dy / h
+        value, slope = interpolant(s, table, data, v, row, b * (n + 1), cell, here, ORDER, TIMES)
+        slope = dy * slope / h
+        tl.store(d_x + b * queries + j, slope, mask=here)
+        stretch = TIMES * dy * value / h
+        at_start, at_end = slope * (s - 1.0) + stretch, -slope * s - stretch
+        for k in tl.static_range(ORDER + 3):
+            if k <= ORDER:
+                part = dy * basis(s, table, k, ORDER, TIMES)
+            elif k == ORDER + 1:
+                part = at_start
+            else:
+                part = at_end
+            part = tl.where(here, part, 0.0)
+            for i in range(n):
+                out = sums + (i * (ORDER + 3) + k) * series + b
+                mine = tl.sum(tl.where(cell == i, part, 0.0), 0, keep_dims=True)
+                tl.store(out, tl.load(out, mask=live, other=0.0) + mine, mask=live)
 
 
 @triton.jit
@@ -250,14 +288,14 @@ def adjoint_kernel(
     """The transposed solve, and from it the gradients of data and knots."""
     K: tl.constexpr = ORDER * ORDER - ORDER + 1
     S: tl.constexpr = 1 - 2 * (ORDER % 2)
-    b = tl.program_id(0) * R + tl.arange(0, R)[:, None]
-    i = tl.arange(0, C)[None, :]
+    b = tl.program_id(0) * R + tl.arange(0, R)[None, :]
+    i = tl.arange(0, C)[:, None]
     live = (b < series) & (i <= n)
     inside = live & (i < n)
     row, knots_row, v_row = b * size, b * knots_stride, b * (n + 1)
-    cell_sums = sums + b * n * (ORDER + 3) + i * (ORDER + 3)
+    cell_sums = sums + i * (ORDER + 3) * series + b
     rhs = tl.load(cell_sums, mask=inside, other=0.0)
-    rhs += tl.load(cell_sums - (ORDER + 3) + ORDER, mask=live & (i > 0), other=0.0)
+    rhs += tl.load(cell_sums - 3 * series, mask=live & (i > 0), other=0.0)
     before = upper_at(knots, knots_row, i - 1, n, live, S, K, LEFT)
     before = tl.where(i > 0, before, 0.0)
     after = tl.where(i < n, lower_at(knots, knots_row, i + 1, n, live, S, K, RIGHT), 0.0)
@@ -275,20 +313,20 @@ def adjoint_kernel(
     tl.debug_barrier()
     m_end = tl.load(mu + v_row + i + 1, mask=inside, other=0.0)
     for k in tl.static_range(1, ORDER):
-        direct = tl.load(cell_sums + k, mask=inside, other=0.0)
+        direct = tl.load(cell_sums + k * series, mask=inside, other=0.0)
         through = m * tl.load(table + 2 * (ORDER + 1) + k) - m_end * tl.load(table + 3 * (ORDER + 1) + k)
         tl.store(d_data + row + i * (ORDER - 1) + k, direct + through / hr, mask=inside)
     total = width_gradient(data, knots, table, v, mu, row, knots_row, v_row, i - 1, n, live, S, K, ORDER)
     total -= width_gradient(data, knots, table, v, mu, row, knots_row, v_row, i, n, live, S, K, ORDER)
-    total += tl.load(cell_sums + ORDER + 1, mask=inside, other=0.0)
-    total += tl.load(cell_sums - (ORDER + 3) + ORDER + 2, mask=live & (i > 0), other=0.0)
+    total += tl.load(cell_sums + (ORDER + 1) * series, mask=inside, other=0.0)
+    total += tl.load(cell_sums - series, mask=live & (i > 0), other=0.0)
     tl.store(d_knots + v_row + i, total, mask=live)
 
 
-def tiles(n: int, queries: int) -> tuple[int, int, int]:
-    """R, C and W."""
-    c, w = triton.next_power_of_2(n + 1), min(QUERIES, triton.next_power_of_2(queries))
-    return max(1, TILE // max(c, w)), c, w
+def tile(unknowns: int) -> tuple[int, int]:
+    """R and C: as many series as a warp holds with all their unknowns."""
+    c = max(2, triton.next_power_of_2(unknowns))
+    return max(1, min(32, TILE // c)), c
 
 
 def stride(x: Tensor) -> int:
@@ -304,11 +342,11 @@ def launch_forward(
     n, series = knots.shape[1] - 1, data.shape[0]
     if series == 0:
         return
-    r, c, w = tiles(n, x.shape[1])
+    r, c = tile(n - 1 + left + right)
     forward_kernel[(triton.cdiv(series, r),)](
         data, knots, x, table, y, v, series, n, x.shape[1], data.shape[1], stride(knots), stride(x),
-        ORDER=order, LEFT=int(left), RIGHT=int(right), TIMES=times, STEPS=(n - 1).bit_length(), R=r, C=c, W=w,
-        num_warps=WARPS,
+        ORDER=order, LEFT=int(left), RIGHT=int(right), TIMES=times, STEPS=(n - 1).bit_length(), R=r, C=c,
+        W=QUERIES // r, num_warps=1,
     )  # fmt: skip
 
 
@@ -321,17 +359,13 @@ def launch_backward(
     n, series, queries = knots.shape[1] - 1, data.shape[0], x.shape[1]
     if series == 0:
         return
-    _, c, _ = tiles(n, queries)
-    w = min(BACKWARD_QUERIES, triton.next_power_of_2(queries))
-    chunks, r = triton.cdiv(queries, w), max(1, TILE // w)
-    parts = torch.empty(chunks, series, n, order + 3, dtype=data.dtype, device=data.device)
-    cells_kernel[(triton.cdiv(series, r), chunks)](
-        g, data, knots, x, table, v, d_x, parts, series, n, queries, data.shape[1], stride(knots), stride(x),
-        ORDER=order, TIMES=times, STEPS=(n - 1).bit_length(), R=r, W=w, num_warps=WARPS,
+    sums = torch.zeros(n, order + 3, series, dtype=data.dtype, device=data.device)
+    cells_kernel[(triton.cdiv(series, 32),)](
+        g, data, knots, x, table, v, d_x, sums, series, n, queries, data.shape[1], stride(knots), stride(x),
+        ORDER=order, TIMES=times, STEPS=(n - 1).bit_length(), R=32, W=QUERIES // 32, num_warps=1,
     )  # fmt: skip
-    sums = parts[0] if chunks == 1 else parts.sum(0)
-    r = max(1, TILE // c)
+    r, c = tile(n + 1)
     adjoint_kernel[(triton.cdiv(series, r),)](
         data, knots, table, v, sums, torch.empty_like(v), d_data, d_knots, series, n, data.shape[1], stride(knots),
-        ORDER=order, LEFT=int(left), RIGHT=int(right), R=r, C=c, num_warps=WARPS,
+        ORDER=order, LEFT=int(left), RIGHT=int(right), R=r, C=c, num_warps=1,
     )  # fmt: skip

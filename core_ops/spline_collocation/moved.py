@@ -1,8 +1,8 @@
-"""Points that were moved inside their cells of a two-dimensional partition: no tensor grid, an almost-block-diagonal system.
+"""Points moved inside their cells of a two-dimensional partition: no tensor grid, an almost-block-diagonal system.
 
-Every axis gets the C1 basis of its knots' values and slopes, and r - 3 values inside each cell. A cell of the first axis
-then couples with the next one only through the knot between them, whatever happens along the second axis.
-Shapes: axis of N cells and order r: L = N (r - 1) + 2 unknowns; points (..., L_1, L_2, 2) and data (..., L_1, L_2) in the
+Every axis gets the C1 basis of its knots' values and slopes, and r - 3 values inside each cell. A cell of the first
+axis then couples with the next one only through the knot between them, whatever happens along the second axis.
+Shapes: axis of N cells and order r: L = N (r - 1) + 2 unknowns; points (L_1, L_2, 2) and data (..., L_1, L_2) in the
 order of the tensor grid, the first and the last of an axis on its ends.
 """
 
@@ -13,7 +13,7 @@ from ..banded import almost_block_diagonal_solve
 from ..errors import DomainError, ShapeError
 from .cell import Cell
 from .checks import check_finite, looks
-from .evaluate import local_basis, locate, pick
+from .evaluate import local_basis, pick
 from .op import SplineCollocation
 
 
@@ -25,27 +25,30 @@ def unknowns(cell: Cell, order: int) -> Tensor:
     return inverse
 
 
-def rows(axis: SplineCollocation, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The cell of every x and its r + 1 basis values, (...) and (..., r + 1), slopes in global units."""
+def own_cells(axis: SplineCollocation) -> Tensor:
+    """The cell of every entry of an axis' data vector, (L)."""
+    inner = torch.arange(axis.cells, device=axis.knots.device).repeat_interleave(axis.order - 1)
+    return torch.cat([inner[:1], inner, inner[-1:]])
+
+
+def rows(axis: SplineCollocation, x: Tensor, at: Tensor, dtype: torch.dtype) -> Tensor:
+    """The r + 1 basis values at every x of cells `at`, (..., r + 1), slopes in global units."""
     knots = axis.knots
-    flat = x.reshape(-1)
-    at, s = locate(knots, flat)
     cell = axis.cell.to(knots.to(dtype))
+    h = pick(knots.diff(), at)
+    s = (x - pick(knots[:-1], at)) / h
     values = torch.stack(local_basis(s.to(dtype), at, cell), -1) @ unknowns(cell, axis.order)
-    h = pick(knots.diff().to(dtype), at)[:, None]
     slope = torch.zeros(axis.order + 1, dtype=torch.bool, device=x.device)
     slope[[1, axis.order]] = True
-    values = torch.where(slope, values * h, values)
-    return at.reshape(x.shape), values.reshape(*x.shape, axis.order + 1)
+    return torch.where(slope, values * h.to(dtype)[..., None], values)
 
 
 def spread(axis: SplineCollocation, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The values of all L unknowns' basis functions at x, (..., L)."""
-    at, values = rows(axis, x, dtype)
-    order = axis.order
-    index = at[..., None] * (order - 1) + torch.arange(order + 1, device=x.device)
-    out = values.new_zeros(*x.shape, axis.cells * (order - 1) + 2)
-    return out.scatter(-1, index, values)
+    """The values of all L unknowns' basis functions at x (..., L), (..., L, L)."""
+    at, order = own_cells(axis), axis.order
+    values = rows(axis, x, at, dtype)
+    index = (at[:, None] * (order - 1) + torch.arange(order + 1, device=x.device)).expand(values.shape)
+    return values.new_zeros(*x.shape, axis.size).scatter(-1, index, values)
 
 
 def nodal_values(axis: SplineCollocation, u: Tensor) -> Tensor:
@@ -80,12 +83,13 @@ def fit_moved(first: SplineCollocation, second: SplineCollocation, points: Tenso
     sizes = (first.size, second.size)
     if tuple(points.shape) != (*sizes, 2) or tuple(data.shape[-2:]) != sizes:
         raise ShapeError(
-            f"{what}: points {tuple(points.shape)}, data {tuple(data.shape)}; needed: {(*sizes, 2)} and (..., *{sizes})."
+            f"{what}: points {tuple(points.shape)}, data {tuple(data.shape)}; needed: {(*sizes, 2)} and"
+            f" (..., {sizes[0]}, {sizes[1]})."
         )
     check_finite(what, "data", data, first.check)
     _check_cells(what, first, second, points)
     n, order, width = first.cells, first.order, second.size
-    at, along = rows(first, points[..., 0], data.dtype)
+    along = rows(first, points[..., 0].mT, own_cells(first), data.dtype).transpose(0, 1)
     across = spread(second, points[..., 1], data.dtype)
     # (L_1, L_2, r + 1, L_2): a point's row over the unknowns of its cell, the second axis innermost.
     matrix = (along[..., :, None] * across[..., None, :]).flatten(-2)

@@ -1,4 +1,4 @@
-"""Compiles fit, evaluation and both in one whole, with gradients of data and knots; run by test_spline_collocation.py."""
+"""Compiles fit, evaluation and both in one whole, with gradients; run by test_spline_collocation.py."""
 
 import torch
 from torch import Tensor

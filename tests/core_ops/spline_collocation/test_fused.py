@@ -1,4 +1,4 @@
-"""The fused kernel equals the plain path, with its gradients: on a GPU, or interpreted on a CPU where triton is there."""
+"""The fused kernel equals the plain path, with its gradients: on a GPU, or interpreted on a CPU with triton."""
 
 import importlib.util
 import os
@@ -80,5 +80,5 @@ def test_what_has_no_kernel_is_told(ends: str) -> None:
 def test_without_a_gpu_the_kernel_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     spline = SplineCollocation(torch.linspace(0, 1, 5), 3)
-    with pytest.raises(KernelUnavailable, match="triton|NVIDIA"):
+    with pytest.raises(KernelUnavailable, match=r"triton|NVIDIA"):
         spline(torch.ones(10), spline.knots, impl="triton")

@@ -1,4 +1,4 @@
-"""The splines equal the official ones where these are right; where they are not, the test says what is wrong with them."""
+"""The splines equal the official ones where these are right; where they are not, the test says what is wrong."""
 
 import pytest
 import torch
