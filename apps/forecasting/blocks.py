@@ -262,7 +262,10 @@ def thinned(x: Tensor, rate: float) -> tuple[Tensor, float]:
         return nn.functional.dropout(x, rate), 1.0
     part = min(255, max(1, round(rate * 256)))
     draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-    return x * (draws.view(torch.uint8)[: x.numel()] >= part).view(x.shape), 1 - part / 256
+    # Ones and zeros of x's dtype: a product with bool marks converts them twice.
+    kept = torch.empty(x.shape, dtype=x.dtype)
+    torch.ge(draws.view(torch.uint8)[: x.numel()].view(x.shape), part, out=kept)
+    return x * kept, 1 - part / 256
 
 
 class ClosedLoop(nn.Module):

@@ -152,7 +152,7 @@ def train(
 
 
 @torch.no_grad()
-def errors(net: SpaceTime, windows: Windows, *, batch_size: int = 512, precision: str = "fp32") -> tuple[float, float]:
+def errors(net: SpaceTime, windows: Windows, *, batch_size: int = 256, precision: str = "fp32") -> tuple[float, float]:
     """Mean square and mean absolute error over everything observed in all windows.
 
     Args:

@@ -57,13 +57,13 @@ def test_a_state_at_a_refresh_forecasts_as_the_window_does() -> None:
     assert relative(recurrence.forecast(state, 12, known[:, 30:]), net(y, known, past)) < 1e-5
 
 
-def test_ten_thousand_steps_stay_equal() -> None:
+def test_three_thousand_steps_stay_equal() -> None:
     net = network("plain").double()
-    y, _, _ = series(net, 1, 10_000, 12)
+    y, _, _ = series(net, 1, 3_000, 12)
     y = y.double().sin()
     recurrence = net.recurrence(10**6)
     state = recurrence.start(1)
-    for t in range(10_000):
+    for t in range(3_000):
         recurrence.update(state, y[:, t])
     assert relative(recurrence.forecast(state, 12), net(y, against=state.level)) < 1e-5
 

@@ -30,7 +30,7 @@ def test_every_shape_forecasts_and_learns(shape: str) -> None:
         batch = batch_of(net, gaps)
         y = net(batch.y, batch.known, batch.past, batch.observed)
         assert y.shape == batch.future.shape
-        assert float(y.std()) > 1e-3
+        assert float(y.detach().std()) > 1e-3
         net.zero_grad()
         net.loss(batch).backward()
         still = [k for k, p in net.named_parameters() if p.grad is None or not p.grad.any()]
@@ -75,7 +75,7 @@ def test_longer_horizons_begin_with_the_trained_one(shape: str) -> None:
     short = net(y, None if known is None else known[:, :42], past)
     assert long.shape[1] == 31
     assert torch.allclose(long[:, :12], short, atol=1e-5)
-    assert float(long[:, 12:].std()) > 1e-3
+    assert float(long[:, 12:].detach().std()) > 1e-3
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -149,11 +149,11 @@ def test_the_same_seed_draws_the_same_network_and_leaves_the_callers_numbers_alo
 def test_dropout_leaves_out_the_share_it_says() -> None:
     net = network("plain", dropout=0.25).train()
     y, _, _ = series(net, 2, 30, 12)
-    mixed = torch.stack([net(y) for _ in range(300)])
+    mixed = torch.stack([net(y) for _ in range(100)])
     quiet = net.eval()(y)
     assert float(mixed.std(0).min()) > 0
     # The mean over many draws of the last layer is near the forecast without any.
-    assert float((mixed.mean(0) - quiet).abs().mean()) < 0.2 * float(mixed.std(0).mean())
+    assert float((mixed.mean(0) - quiet).abs().mean()) < 0.3 * float(mixed.std(0).mean())
 
 
 @pytest.mark.parametrize(
