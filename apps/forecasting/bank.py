@@ -195,7 +195,8 @@ def ar_taps(
     d = np.convolve(z, operator)[start : len(z)]
     away = np.asarray(lags)
     longest, size = int(away.max()), len(lags) + 1
-    spread = float(np.std(d)) or 1.0
+    # Of what came before the first origin: a forecast there knows no more.
+    spread = float(np.std(d[: max(int(origins[0]) + 1 - start, 2)])) or 1.0
     covariance = np.eye(size) / spread**2
     weights = np.zeros(size)
     rows = np.zeros((len(origins), size))
@@ -231,14 +232,14 @@ def difference_operator(differences: tuple[int, int], season: int) -> Array:
     return operator
 
 
-def roll_out(taps: Array, windows: Array, horizon: int, limit: float) -> Array:
+def roll_out(taps: Array, windows: Array, horizon: int, limit: float | Array) -> Array:
     """Iterates autoregressions, each from its own window.
 
     Args:
         taps: As of `ar_taps` (T, P + 1).
         windows: The last P values before each forecast, oldest first (T, P).
         horizon: H.
-        limit: No forecast leaves [-limit, limit].
+        limit: No forecast leaves [-limit, limit]; one number, or (T,).
     Returns: (T, H).
     Complexity: O(T H P).
     """

@@ -78,10 +78,15 @@ class Conformal:
         )
 
     def widths(self, horizon: int, rates: Array, *, adaptive: bool = True) -> Array:
-        """Half-widths (horizon, len(rates)); past the horizon of the scores they grow with the root of the time."""
+        """Half-widths (horizon, len(rates)), below the least of RATES as there.
+
+        Past the horizon of the scores they grow with the root of the time.
+        """
         known = len(self.static)
         width = self.half() if adaptive else self.static
-        found = np.stack([np.interp(rates, RATES, row) for row in width])
+        # At a rate of 1 an interval is its middle.
+        nodes = np.append(RATES, 1.0)
+        found = np.stack([np.interp(rates, nodes, np.append(row, 0.0)) for row in width])
         steps = np.arange(horizon)
         growth = np.sqrt(np.maximum(1.0, (steps + 1) / known))
         return np.asarray(found[np.minimum(steps, known - 1)] * growth[:, None])

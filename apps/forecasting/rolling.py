@@ -81,8 +81,7 @@ def roll(
     Raises: UserError: no origin fits.
     """
     horizon = plan.horizon
-    origins = schedule.origins(len(y), horizon)
-    _check(origins, len(y), schedule, plan)
+    origins = _checked(schedule, len(y), plan)
     shape = (len(origins), horizon)
     forecasts = np.empty(shape)
     ends = [np.empty((*shape, len(RATES))) for _ in range(4)]
@@ -205,16 +204,19 @@ def spread(origins: Index, count: int | None) -> Index:
 def gathered(found: Mapping[int, tuple[Array, float]], origins: Index, truth: Array) -> Rolled:
     """A row's forecasts by origin as one result."""
     said = np.stack([found[int(o)][0] for o in origins])
-    return replace(Rolled(origins, said, truth), fits=len(origins), fit_seconds=sum(found[int(o)][1] for o in origins))
+    return Rolled(origins, said, truth, fits=len(origins), fit_seconds=sum(found[int(o)][1] for o in origins))
 
 
-def _check(origins: Index, length: int, schedule: Schedule, plan: Plan) -> None:
-    if schedule.first < 4 or not len(origins):
-        raise UserError(
-            f"no origin fits: {length} values, {schedule.first} before the first forecast, horizon={plan.horizon}; at"
-            " least 4 and all but the horizon are accepted"
-        )
+def _checked(schedule: Schedule, length: int, plan: Plan) -> Index:
+    """The origins of a schedule, none of them refused."""
     if schedule.step < 1 or schedule.refit < 0 or (schedule.window is not None and schedule.window < 4):
         raise UserError(
             f"step={schedule.step}, refit={schedule.refit}, window={schedule.window}: from 1, 0 and 4 on are accepted"
         )
+    origins = schedule.origins(length, plan.horizon)
+    if schedule.first < 4 or not len(origins):
+        raise UserError(
+            f"no origin fits: {length} values, {schedule.first} before the first forecast, horizon={plan.horizon}; at"
+            " least 4 before it and the horizon behind it are accepted"
+        )
+    return origins

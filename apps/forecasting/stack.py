@@ -117,19 +117,25 @@ def run_bank(z: Array, season: int, horizon: int, origins: Index | None = None) 
         origins = np.unique(np.linspace(first, last, min(MOST_ORIGINS, last - first + 1)).astype(np.int64))
     smoothers = Smoothers.begin(z, season, smoothing_grid(season))
     smoothed, filled, _ = smooth(z, smoothers, origins, horizon)
-    limit = RUNAWAY * float(np.max(np.abs(filled), initial=1.0))
+    largest = RUNAWAY * np.maximum.accumulate(np.maximum(np.abs(filled), 1.0))
     members, taps = [smoothed], []
     for differences, lags in ar_grid(season, len(z)):
         found = ar_taps(filled, ~np.isfinite(z), differences, lags, season, origins)
         windows = windows_at(filled, origins, found.shape[1] - 1)
-        members.append(roll_out(found, windows, horizon, limit)[:, None])
+        members.append(roll_out(found, windows, horizon, largest[origins])[:, None])
         taps.append(found)
-    return Bank(origins, np.concatenate(members, 1), targets_at(z, origins, horizon), filled, smoothers, taps, limit)
+    truth = targets_at(z, origins, horizon)
+    return Bank(origins, np.concatenate(members, 1), truth, filled, smoothers, taps, float(largest[-1]))
 
 
 def weigh(bank: Bank) -> tuple[Stack, Trial]:
     """Weights the members by their errors at all origins; a trial shows what weights from the earlier ones do later."""
     known = len(bank.origins) - 1
+    if known < 1:
+        # One origin has nothing after it to be judged by: all members alike.
+        even = np.full(bank.forecasts.shape[1], 1 / bank.forecasts.shape[1])
+        said = np.einsum("tkh,k->th", bank.forecasts, even)
+        return stack_of(bank, even), Trial(bank.origins, said, bank.truth, 0)
     cut = max(1, int(known * 0.6))
     early = _weights(bank.forecasts[:cut], _before(bank.truth[:cut], bank.origins[:cut], bank.origins[cut]))
     trial = Trial(bank.origins, np.einsum("tkh,k->th", bank.forecasts, early), bank.truth, cut)

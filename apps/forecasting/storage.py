@@ -213,23 +213,23 @@ def index_to_json(index: pd.Index) -> dict[str, Any]:
     Raises: UserError: an index of another kind than periods, dates or whole numbers.
     """
     if isinstance(index, pd.PeriodIndex):
-        return {"kind": "period", "values": [int(i) for i in index.asi8], "freq": index.freqstr}
+        return {"kind": "period", "values": [int(i) for i in index.asi8], "freq": index.freqstr, "name": index.name}
     if isinstance(index, pd.DatetimeIndex):
         zone = None if index.tz is None else str(index.tz)
         nanoseconds = [int(t.value) for t in index]
-        return {"kind": "datetime", "values": nanoseconds, "freq": index.freqstr, "zone": zone}
+        return {"kind": "datetime", "values": nanoseconds, "freq": index.freqstr, "zone": zone, "name": index.name}
     if pd.api.types.is_integer_dtype(index):
-        return {"kind": "integer", "values": [int(i) for i in index]}
+        return {"kind": "integer", "values": [int(i) for i in index], "name": index.name}
     raise UserError(f"an index of {index.dtype} cannot be saved; periods, dates and whole numbers can")
 
 
 def index_from_json(said: dict[str, Any]) -> pd.Index:
     """What `index_to_json` took apart."""
     if said["kind"] == "period":
-        return pd.PeriodIndex.from_ordinals(said["values"], freq=said["freq"])
+        return pd.PeriodIndex.from_ordinals(said["values"], freq=said["freq"], name=said["name"])
     if said["kind"] == "integer":
-        return pd.Index(said["values"], dtype="int64")
-    index = pd.DatetimeIndex(pd.to_datetime(said["values"], unit="ns", utc=True))
+        return pd.Index(said["values"], dtype="int64", name=said["name"])
+    index = pd.DatetimeIndex(pd.to_datetime(said["values"], unit="ns", utc=True), name=said["name"])
     index = index.tz_convert(said["zone"]) if said["zone"] else index.tz_localize(None)
     index.freq = said["freq"]
     return index

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -24,7 +25,7 @@ SPARSEST = 20
 # Share of all steps that the commonest one has to be.
 REGULAR = 0.5
 QUARTER = re.compile(r"\s*\d{4}\s*-?\s*[Qq][1-4]\s*")
-OFFSET = re.compile(r"(Z|[+-]\d{2}:?\d{2})\s*$")
+OFFSET = re.compile(r"(?:Z|[+-]\d{2}:?\d{2})\s*$")
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,13 @@ def _parsed(text: pd.Series) -> pd.Series:
         quarters = text.str.upper().str.replace(r"[\s-]", "", regex=True)
         return pd.Series(pd.PeriodIndex(quarters, freq="Q").to_timestamp(), index=text.index)
     with_offset = bool(text.head(1000).str.contains(OFFSET).any()) and bool(text.head(20).str.contains(":").any())
-    try:
-        return pd.to_datetime(text, errors="coerce", utc=with_offset)
-    except (ValueError, TypeError):
-        return pd.to_datetime(text, errors="coerce", utc=True, format="mixed")
+    with warnings.catch_warnings():
+        # A form that pandas has no name for is read value by value.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            return pd.to_datetime(text, errors="coerce", utc=with_offset)
+        except (ValueError, TypeError):
+            return pd.to_datetime(text, errors="coerce", utc=True, format="mixed")
 
 
 def _times(column: pd.Series, path: Any, notes: list[str]) -> pd.Index:
@@ -178,7 +182,7 @@ def _times(column: pd.Series, path: Any, notes: list[str]) -> pd.Index:
             " column of times with time="
         )
     if times.dt.tz is not None:
-        zones = sorted(set(column.astype(str).head(100_000).str.extract(OFFSET)[0].dropna()))
+        zones = sorted(set(column.astype(str).head(100_000).str.extract(f"({OFFSET.pattern})")[0].dropna()))
         notes.append(f"time zone: {', '.join(zones[:3])} found, all times in UTC")
         times = times.dt.tz_convert("UTC").dt.tz_localize(None)
     return pd.DatetimeIndex(times)

@@ -60,6 +60,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
             h=horizon,
             input_size=size,
             max_steps=STEPS,
+            windows_batch_size=128,
             scaler_type="standard",
             random_seed=question["seed"],
             accelerator="cpu",
