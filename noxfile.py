@@ -11,7 +11,7 @@ nox.options.sessions = ["tests", "lint"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
-TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "beartype", "biopython")
+TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "beartype", "biopython", "py-pde", "iris-sample-data")
 ENV = {"PYTHONPATH": ".typing", "PYTHONUNBUFFERED": "1"}
 
 
