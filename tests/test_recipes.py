@@ -48,6 +48,16 @@ def test_every_option_of_a_group_composes_in_some_verb(domain, group, option):
         composed(domain, verb, [f"{group}={option}", *required(domain, verb)])
 
 
+@pytest.mark.parametrize(("domain", "group", "option"), [x for x in OPTIONS if x[1] == "experiment"])
+def test_what_an_experiment_sets_holds(domain, group, option):
+    said = yaml.safe_load((files(f"farfield.recipes.{domain}") / f"{group}/{option}.yaml").read_text())
+    texts = {v: (files(f"farfield.recipes.{domain}") / f"{v}.yaml").read_text() for v in domains()[domain]}
+    for verb in (v for v, text in texts.items() if f"{group}:" in text):
+        settings = composed(domain, verb, [f"{group}={option}", *required(domain, verb)])
+        plain = {k: v for k, v in said.items() if k != "defaults" and not isinstance(v, dict)}
+        assert {k: settings[k] for k in plain} == plain
+
+
 @pytest.mark.parametrize("domain", list(domains()))
 def test_no_recipe_names_code(domain):
     def keys(node: object) -> set[str]:
