@@ -16,7 +16,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Bench, Row, Times, WrongResult, copy_bandwidth, peak_bytes, shape
+from benchmarks.harness import Bench, Row, Times, WrongResult, peak_bytes, shape
 from farfield.core_ops import FilterSpectrum, KernelUnavailable, fftconv
 from farfield.core_ops.fftconv.cuda.impl import conv_cuda_backward
 
@@ -264,7 +264,6 @@ def plan_times(bench: Bench) -> Iterator[Row]:
 
 def gpu_cases(bench: Bench, lengths: set[int], passes: tuple[str, ...], peers: bool) -> Iterator[Row]:
     """All rows on a GPU, or those of some lengths and passes."""
-    copy_bandwidth(bench.device)
     wanted = [s for s in SCALED if not lengths or s[0] in lengths]
     if bench.quick:
         wanted = [(1024, 4, 64)]

@@ -3,6 +3,7 @@
 Shapes: k (G, Lk); u (B, H, L), or (B, L, H) where the call says blh.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -62,10 +63,7 @@ class FilterSpectrum:
 
     def on_gpu(self, call: Call, skip: Gate) -> dict[Any, Any] | None:
         """The kernels' spectra of a call, None where they would exceed cache_bytes: skip is a tap of theirs."""
-        size = fft_size(form_of(call.mode, call.length, call.taps, True).length)
-        each = call.channels if skip is not None or size <= ONE_LAUNCH else call.groups
-        point = 4 if size > ONE_LAUNCH and not wide_intermediates(size, call.dtype) else 8
-        if each * size * point > self.cache_bytes:
+        if bytes_on_gpu(call) > self.cache_bytes:
             return None
         added = None if skip is None else (skip.data_ptr(), skip._version, skip.dtype)
         return self.spectra("cuda", added, call.mode, call.length, call.channels)
@@ -92,6 +90,15 @@ class FilterSpectrum:
             return None
         cut = (problem.k0, problem.k1, problem.alias)
         return self.spectra(plan.kind, plan.size, plan.most, *cut, call.double)
+
+
+@cache
+def bytes_on_gpu(call: Call) -> int:
+    """Of the spectra that the kernels keep for a call."""
+    size = fft_size(form_of(call.mode, call.length, call.taps, True).length)
+    each = call.channels if call.skip or size <= ONE_LAUNCH else call.groups
+    point = 4 if size > ONE_LAUNCH and not wide_intermediates(size, call.dtype) else 8
+    return each * size * point
 
 
 def planned_for(call: Call) -> tuple[Problem, CpuPlan] | tuple[None, None]:

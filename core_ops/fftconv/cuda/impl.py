@@ -251,7 +251,6 @@ def run_cuda(
     return y.transpose(1, 2).contiguous() if call.blh else y
 
 
-@torch.no_grad()
 def run_with_spectra(
     call: Call, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, spectra: Spectra | None
 ) -> Tensor:
