@@ -136,7 +136,8 @@ def row_backward(
     size: int, dtype: torch.dtype, gates: tuple[bool, bool], staged: bool, circular: bool, index: int
 ) -> RowBackward | None:
     """How rows of a size go in one launch; None where they need three passes."""
-    device, item, pair = device_of(index), dtype.itemsize, pair_plan(size, device_of(index), staged)
+    device, item = device_of(index), dtype.itemsize
+    pair = pair_plan(size, device, staged, wide_intermediates(size, dtype))
     plan = backward_plan(size, item, gates, device, staged) if pair is None else pair
     if plan is None:
         return None

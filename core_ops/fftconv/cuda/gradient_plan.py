@@ -167,13 +167,14 @@ BACKWARD: dict[int, tuple[RowPlan, ...]] = {
 }
 
 
-# (N, whether rows are aligned) -> two blocks a row; where that does not fit, three passes
 # Shared memory of a block that only devices with clusters give: before compute capability 9.0 it is 163 KB at most.
 CLUSTERED = 200 << 10
-PAIR_4K = RowPlan((32, 8, 16), blocks=4, spectrum=2, padded=0, staged=0)
-PAIR_8K = RowPlan((32, 16, 16), blocks=2, spectrum=2, padded=0, staged=0)
-PAIR_16K = RowPlan((32, 32, 16), spectrum=2, padded=0, staged=0)
-PAIRS = {(4096, False): PAIR_4K, (8192, False): PAIR_8K, (16384, True): PAIR_16K, (16384, False): PAIR_16K}
+# N -> two blocks a row
+PAIRS = {
+    4096: RowPlan((32, 8, 16), blocks=4, spectrum=2, padded=0, staged=0),
+    8192: RowPlan((32, 16, 16), blocks=2, spectrum=2, padded=0, staged=0),
+    16384: RowPlan((32, 32, 16), spectrum=2, padded=0, staged=0),
+}
 
 
 def pair_bytes(plan: RowPlan) -> int:
@@ -181,10 +182,16 @@ def pair_bytes(plan: RowPlan) -> int:
     return plan.spectrum_bytes + plan.size * 4
 
 
-def pair_plan(size: int, device: Device, staged: bool) -> RowPlan | None:
-    """The plan of backward_pair.cuh for rows of a size where it is the fastest, and fits."""
-    plan = PAIRS.get((size, staged))
-    return plan if plan is not None and device.block_bytes >= CLUSTERED else None
+def pair_plan(size: int, device: Device, staged: bool, wide: bool) -> RowPlan | None:
+    """The plan of backward_pair.cuh where it is the fastest: rows that are not aligned, or too long and wide.
+
+    Args:
+        size: N. device: The limits. staged: Whether rows start at multiples of 16 bytes.
+        wide: Whether three passes would keep fp32 between them.
+    """
+    plan = PAIRS.get(size)
+    others = staged and (size < 16384 or not wide)
+    return None if others or device.block_bytes < CLUSTERED else plan
 
 
 def backward_plan(size: int, item: int, gates: tuple[bool, bool], device: Device, staged: bool) -> RowPlan | None:
@@ -257,6 +264,6 @@ def long_backward_plan(
 def backward_fits(length: int, item: int, gates: tuple[bool, bool], index: int) -> bool:
     """Whether kernels on this device hold what the backward of a row needs, however it is aligned."""
     size, device = fft_size(length), device_of(index)
-    if backward_plan(size, item, gates, device, False) or pair_plan(size, device, False):
+    if backward_plan(size, item, gates, device, False) or pair_plan(size, device, False, True):
         return True
     return long_backward_plan(size, item, True, any(gates), device, False) is not None

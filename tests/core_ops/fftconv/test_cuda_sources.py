@@ -21,7 +21,7 @@ def cases():
     yield "onepass.cuh", row.options(2, True, True)
     yield "spectrum.cuh", row.spectrum_options()
     yield "backward.cuh", back.options(1, True, True)
-    yield "backward_pair.cuh", gradient_plan.PAIR_16K.options(2, True, True)
+    yield "backward_pair.cuh", gradient_plan.PAIRS[16384].options(2, True, True)
     long = gradient_plan.LONG_BACKWARD[65536][0]
     yield "columns.cuh", long.column_options(2, (True, True, True), True, False, False)
     yield "columns.cuh", long.filter_gradient_options(True)
@@ -61,10 +61,10 @@ def test_every_length_has_gradients_that_fit(item, wide):
         long = gradient_plan.long_backward_plan(size, item, wide or item == 4, True, H100, True)
         assert (row is None) == (size > 8192)
         assert (long is None) == (size < 8192)
-        for staged in (False, True):
-            pair = gradient_plan.pair_plan(size, H100, staged)
-            assert pair is None or pair.blocks * (gradient_plan.pair_bytes(pair) + plan.RESERVED) <= H100.sm_bytes
-            assert gradient_plan.pair_plan(size, ADA, staged) is None
+        pair = gradient_plan.pair_plan(size, H100, False, wide)
+        assert pair is None or pair.blocks * (gradient_plan.pair_bytes(pair) + plan.RESERVED) <= H100.sm_bytes
+        assert (gradient_plan.pair_plan(size, H100, True, wide) is None) == (size != 16384 or not wide)
+        assert gradient_plan.pair_plan(size, ADA, False, wide) is None
         if long is not None:
             assert long.size == size
             columns, lines = long.column_bytes(item, wide or item == 4, True, True), long.row_bytes(wide or item == 4)
