@@ -51,7 +51,6 @@ class RowPlan:
         spectrum: 0 made in registers, 1 in shared memory, 2 read from memory.
         padded: Lines in shared memory are padded rather than swizzled.
         staged: Rows pass through shared memory; 2, in backward.cuh: with fewer places.
-        scratch: backward.cuh keeps what it needs again in memory.
     """
 
     radices: tuple[int, int, int]
@@ -60,7 +59,6 @@ class RowPlan:
     spectrum: int = 0
     padded: int = 1
     staged: int = 1
-    scratch: int = 0
 
     @cached_property
     def size(self) -> int:
@@ -107,7 +105,7 @@ class RowPlan:
 
     def backward_bytes(self, item: int, pregate: bool, postgate: bool) -> int:
         """Shared memory of `backward`."""
-        kept = 0 if self.scratch else self.rows * self.size * 8
+        kept = self.rows * self.size * 8
         slots = (0, 3 + pregate + postgate, 2 + (pregate or postgate))[self.staged]
         group = self.exchange_bytes + kept + slots * self.slot_bytes(item)
         return radix_table_bytes(*self.radices) + self.groups * group
