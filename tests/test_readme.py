@@ -40,7 +40,10 @@ def test_there_is_something_to_test():
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "<time>" not in c])
 def test_commands_compose(command, folder, capsys):
     assert main([*shlex.split(command)[1:], "--cfg", "job"]) == 0
-    assert "fasta: my.fa" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    groups = ("equation", "model")
+    for key, value in (word.split("=") for word in shlex.split(command)[3:] if not word.startswith(groups)):
+        assert re.search(rf"^ *{key}: '?{re.escape(value)}'?$", printed, flags=re.M)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -62,8 +65,9 @@ def test_commands_run_one_after_the_other(folder):
     """Every verb of the README on one's own file; what stands for a run folder is filled in."""
     short = {"pretrain": ["trainer.max_steps=4", "trainer.val_every=2", "data.batch=2", "data.seqlen=512"]}
     for command in COMMANDS:
-        runs = sorted((folder / "runs" / "genomics" / "pretrain").glob("*"))
-        words = shlex.split(command.replace("runs/genomics/pretrain/<time>", str(runs[-1]) if runs else ""))[1:]
+        for place in re.findall(r"(runs/\S+)/<time>", command):
+            command = command.replace(f"{place}/<time>", str(max((folder / place).glob("*"))))
+        words = shlex.split(command)[1:]
         extra = [] if "resume" in command else short.get(words[1], [])
         assert main([*words, *extra]) == 0, command
     assert (folder / "scores.tsv").read_text().count("\n") == 3
