@@ -40,7 +40,7 @@ class SpaceTimeForecaster(BaseForecaster):  # type: ignore[misc]
     model : dict, optional
         Sizes of the network (`SpaceTimeConfig`). Default: from the length of the series.
     epochs : int, optional
-        Of the network. Default: 300 steps.
+        Of the network. Default: 200 steps.
     logarithm : bool or "auto", default="auto"
         Model the logarithm; "auto" where all values are above 0 and it forecasts the series better.
     adaptive : bool, default=True

@@ -23,8 +23,8 @@ FEWEST, FEWEST_LATER = 30, 5
 # Share of the windows that the epoch and the strength are chosen on: the last ones.
 VALIDATION = 0.3
 # Optimiser steps of a fit, spread over epochs; each window is seen at most MOST_EPOCHS times.
-STEPS, MOST_EPOCHS = 300, 30
-BATCH, PATIENCE, RATE = 32, 5, 3e-3
+STEPS, MOST_EPOCHS = 200, 20
+BATCH, PATIENCE, RATE = 32, 3, 3e-3
 # Share of the stack's squared error that a network must save on later windows.
 GAIN = 0.05
 # Horizons of evidence at which half of the least-squares strength is believed.

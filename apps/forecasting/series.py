@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # The bank reads this many of the newest values, the network this many windows of them.
 MOST_VALUES = 20_000
-MOST_WINDOWS = 4_000
+MOST_WINDOWS = 2_000
 # How much a network of other series is believed before it has been seen on this one.
 PRIOR = 0.5
 

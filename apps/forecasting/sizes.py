@@ -40,9 +40,7 @@ def model_of(length: int) -> dict[str, int | float]:
     """Sizes of the network that so many values can feed."""
     if length < 500:
         return {"model_dim": 16, "kernel_dim": 8, "n_blocks": 1, "n_kernels": 4, "dropout": 0.1}
-    if length < 3000:
-        return {"model_dim": 32, "kernel_dim": 16, "n_blocks": 1, "n_kernels": 8, "dropout": 0.2}
-    return {"model_dim": 64, "kernel_dim": 32, "n_blocks": 1, "n_kernels": 16, "dropout": 0.25}
+    return {"model_dim": 32, "kernel_dim": 16, "n_blocks": 1, "n_kernels": 8, "dropout": 0.2}
 
 
 def _named(frequency: str) -> int:
