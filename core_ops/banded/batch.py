@@ -3,7 +3,7 @@
 import torch
 
 
-def broadcast(*shapes: tuple[int, ...]) -> torch.Size:
+def broadcast(*shapes: tuple[int | torch.SymInt, ...]) -> torch.Size:
     """The shape that all shapes broadcast to.
 
     Raises: RuntimeError: they do not.

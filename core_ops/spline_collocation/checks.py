@@ -86,12 +86,9 @@ def check_inside(what: str, x: Tensor, knots: Tensor, check: bool) -> None:
     x, ends = x.detach(), knots.detach()[..., [0, -1]]
     slack = 4 * torch.finfo(x.dtype).eps * ends.abs().amax(-1, keepdim=True)
     low, high = ends[..., :1] - slack, ends[..., 1:] + slack
-    if knots.dim() == 1:
-        least, most = x.aminmax()
-        fine = bool((least >= low) & (most <= high))
-    else:
-        fine = bool(((x >= low) & (x <= high)).all())
-    if not fine:
+    # NaN is the least and the most of its row, and fails both comparisons.
+    least, most = x.aminmax(dim=-1, keepdim=True)
+    if not bool(((least >= low) & (most <= high)).all()):
         first, last = float(ends[..., 0].min()), float(ends[..., 1].max())
         raise DomainError(
             f"{what}: queries in [{float(x.min()):g}, {float(x.max()):g}] came; the domain is [{first:g}, {last:g}]."

@@ -12,7 +12,7 @@ from .cell import QUADRATURE, Cell, basis
 # Up to so many inner knots a query's cell is counted, not searched, on a CPU (measured).
 COUNTED = 32
 # Numbers of a piece of series that is evaluated at once on a CPU: its temporaries stay in cache.
-PIECE = 2**15
+PIECE = 2**17
 
 
 def pick(table: Tensor, index: Tensor) -> Tensor:

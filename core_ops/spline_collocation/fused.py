@@ -142,6 +142,6 @@ def refuses(call: "Call") -> str | None:
         return "points of one's own and periodic ends have no kernel; take impl='torch'."
     if call.cells > CELLS:
         return f"{call.cells} cells; the kernel holds up to {CELLS} in a row, take impl='torch'."
-    if call.numbers >= 2**29:
-        return "2^29 numbers or more; take impl='torch', or fewer series at once."
+    if call.numbers >= 2**28:
+        return "2^28 numbers or more; take impl='torch', or fewer series at once."
     return None

@@ -39,8 +39,9 @@ def knot_values(data: Tensor, widths: Tensor, cell: Cell, order: int, ends: Ends
         right = end_values(y, widths, cell, order, False)
     # Cells first and series last, so that every step below runs over contiguous series.
     rank = max(data.dim(), widths.dim(), *(t.dim() + 1 for t in (left, right) if t is not None))
-    scale = 1 / rows_first(widths, rank)
-    inner = [rows_first(y[..., k], rank) for k in range(order - 1)]
+    scale = (1 / rows_first(widths, rank)).contiguous()
+    points = rows_first(y.flatten(-2), rank).contiguous()
+    inner = [points[k :: order - 1] for k in range(order - 1)]
     d0, d1 = (_of_cells(cell.derivative[..., row, :], rank) for row in (0, -1))
     # Slopes at a cell's start and end that its inner values alone give, and those that v at its start and end adds.
     at_start, at_end = scale * _dot(d0[1:-1], inner), -scale * _dot(d1[1:-1], inner)
@@ -120,5 +121,8 @@ def nodal(v: Tensor, y: Tensor) -> Tensor:
         v: (..., N + 1). y: (..., N, r - 1).
     """
     batch = broadcast(v.shape[:-1], y.shape[:-2])
-    v, y = v.expand(*batch, v.shape[-1]), y.expand(*batch, *y.shape[-2:])
-    return torch.cat([torch.cat([v[..., :-1, None], y], -1).flatten(-2), v[..., -1:]], -1)
+    n, order = y.shape[-2], y.shape[-1] + 1
+    coeffs = v.new_empty(*batch, n * order + 1)
+    coeffs[..., ::order] = v
+    coeffs[..., :-1].view(*batch, n, order)[..., 1:] = y
+    return coeffs
