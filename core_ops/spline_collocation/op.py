@@ -23,7 +23,6 @@ from .fused import interpolate as fused_interpolate
 from .fused import refuses as refuses_fused
 from .solve import knot_values, nodal, split
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # Up to so many entries of a data vector, and of an operator, one GEMM is faster than solving and looking cells up.
 OPERATOR_SIZE = 1024
 OPERATOR_ENTRIES = 2**22
@@ -36,11 +35,8 @@ class Call:
     """What one call of a spline asks for."""
 
     device: str
-    dtype: torch.dtype
     cells: int
-    order: int
     ends: Ends
-    derivative: int
     fixed: bool
     gauss: bool
     queries: int
@@ -233,11 +229,8 @@ class SplineCollocation:
         x = self.check_queries("call", x, derivative)
         call = Call(
             device=data.device.type,
-            dtype=wide.dtype,
             cells=self.cells,
-            order=self.order,
             ends=self.ends,
-            derivative=derivative,
             fixed=self.fixed,
             gauss=self.own_points is None,
             queries=x.shape[-1],
