@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,7 +112,10 @@ class SpaceTimeForecaster(BaseForecaster):  # type: ignore[misc]
         self.adaptive = adaptive
         self.random_state = random_state
         self.device = device
-        super().__init__()
+        with warnings.catch_warnings():
+            # Of a default of sktime 1.3 that changes nothing here.
+            warnings.filterwarnings("ignore", message="The default of config ``remember_data``", category=FutureWarning)
+            super().__init__()
 
     def _fit(self, y: pd.Series, X: pd.DataFrame | None, fh: ForecastingHorizon | None) -> SpaceTimeForecaster:
         values = _numbers(y)
@@ -181,7 +185,9 @@ class SpaceTimeForecaster(BaseForecaster):  # type: ignore[misc]
         return self
 
     def _pretrain(self, y: pd.DataFrame, X: pd.DataFrame | None = None, fh: ForecastingHorizon | None = None) -> Any:
-        series = [(frame[c], name) for name, frame in y.groupby(level=list(range(y.index.nlevels - 1))) for c in frame]
+        levels = list(range(y.index.nlevels - 1))
+        groups = y.groupby(level=levels if len(levels) > 1 else 0)
+        series = [(frame[c], name) for name, frame in groups for c in frame]
         values = [_numbers(s) for s, _ in series]
         longest = max(values, key=len)
         index = max((s.index.get_level_values(-1) for s, _ in series), key=len)
