@@ -6,14 +6,12 @@ import hashlib
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +24,7 @@ from farfield.apps.genomics.inference import MemoryEstimate, forward_long, memor
 from farfield.apps.training import Interrupted, UserError
 from farfield.apps.training.device import autocast_for, check_precision, resolve_device
 from farfield.apps.training.metrics import MetricsLog, read_metrics
+from farfield.apps.training.signals import terminable
 
 Nats = NDArray[np.floating[Any]]
 # Tokens of one pass over short windows, so many that the device is busy; a longer window goes alone.
@@ -194,7 +193,7 @@ class Notes:
         """
         log = MetricsLog(self.path, last_step=sys.maxsize)
         try:
-            with _terminable():
+            with terminable():
                 yield log.log
         except KeyboardInterrupt as stop:
             log.flush()
@@ -202,24 +201,6 @@ class Notes:
             raise Interrupted(signum, self.path.parent, len(self.lines()), "result") from None
         finally:
             log.close()
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM stops as Ctrl-C does, its number in the exception; where it is ignored it stays so."""
-
-    def stop(signum: int, _: FrameType | None) -> None:
-        raise KeyboardInterrupt(signum)
-
-    watched = threading.current_thread() is threading.main_thread()
-    watched = watched and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if watched:
-        signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        if watched:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def result_path(out: str | None, default: Path, *, folder: bool = False) -> Path:

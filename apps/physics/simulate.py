@@ -6,14 +6,10 @@ import csv
 import hashlib
 import io
 import json
-import os
 import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from farfield.apps.physics import hdf5, vtk_series
@@ -25,6 +21,7 @@ from farfield.apps.physics.sweep import Run, plan
 from farfield.apps.physics.workers import spread
 from farfield.apps.training import Interrupted, RunFolder, UserError, atomic_write
 from farfield.apps.training.atomic import remove_leftovers
+from farfield.apps.training.signals import terminable
 
 FORMATS = ("hdf5", "vtu")
 PLAN = "plan.json"
@@ -118,7 +115,7 @@ def _check_plan(target: Path, settings: dict[str, Any], runs: list[Run]) -> None
 
 def _run_all(run_folder: Path, job: Job, runs: list[Run], workers: int) -> None:
     todo = [run for run in runs if not job.place(run).exists()]
-    with _terminable(), progress_bar(f"simulate {job.kind}", len(runs), "runs") as at:
+    with terminable(), progress_bar(f"simulate {job.kind}", len(runs), "runs") as at:
         done = len(runs) - len(todo)
         at(done)
         try:
@@ -205,24 +202,3 @@ def _write_table(
         values = [outcome[name].value if name in outcome else "" for name in found]
         table.writerow([run.number, file, run.split, *(run.parameters[name] for name in what.swept), *values])
     atomic_write(path, text.getvalue())
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM stops as Ctrl-C does, its number in the exception; where it is ignored it stays so."""
-
-    def stop(signum: int, _: FrameType | None) -> None:
-        # A process forked inside has its own way to end.
-        if os.getpid() == owner:
-            raise KeyboardInterrupt(signum)
-
-    owner = os.getpid()
-    watched = threading.current_thread() is threading.main_thread()
-    watched = watched and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if watched:
-        signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        if watched:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,10 +1,12 @@
-"""Ctrl-C and SIGTERM as a wish to stop after the step, not in the middle of it."""
+"""Ctrl-C and SIGTERM: a wish to stop after the step (`StopSignals`), or an exception where the work is (`terminable`)."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -47,3 +49,24 @@ class StopSignals:
             raise KeyboardInterrupt
         self.received = signum
         os.write(2, b"\nfinishing this step and writing a checkpoint; again to stop at once\n")
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM stops as Ctrl-C does, its number in the exception; where it is ignored it stays so."""
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        # A process forked inside has its own way to end.
+        if os.getpid() == owner:
+            raise KeyboardInterrupt(signum)
+
+    owner = os.getpid()
+    watched = threading.current_thread() is threading.main_thread()
+    watched = watched and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if watched:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if watched:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
