@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a wish to stop after the step (`StopSignals`), or an exception where the work is (`terminable`)."""
+"""Ctrl-C and SIGTERM: a wish to stop after the step (`StopSignals`), or an exception at once (`terminable`)."""
 
 from __future__ import annotations
 
