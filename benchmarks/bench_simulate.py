@@ -15,7 +15,7 @@ from farfield.apps.cli.compose import composed
 from farfield.apps.physics.case import Case
 from farfield.apps.physics.equations import EQUATIONS
 
-# Drag coefficient and pressure drop of Schaefer and Turek's case 2D-1 (Re = 20), as the DFG benchmark 2D-1 on FeatFlow's page gives them.
+# Drag coefficient and pressure drop of the DFG benchmark 2D-1 (Re = 20), as cited from FeatFlow.
 STEADY = torch.tensor([5.57953523384, 0.11752016697], dtype=torch.float64)
 
 
