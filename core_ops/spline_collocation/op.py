@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..banded.batch import broadcast
@@ -18,7 +18,7 @@ from ..errors import DtypeError, ShapeError
 from .cell import ORDERS, Cell, cell_of, gauss
 from .checks import check_finite, check_inside, check_knots, check_points
 from .ends import Ends, ends_of
-from .evaluate import antiderivative, values
+from .evaluate import antiderivative, local_basis, locate, values
 from .fused import interpolate as fused_interpolate
 from .fused import refuses as refuses_fused
 from .solve import knot_values, nodal, split
@@ -268,6 +268,26 @@ class SplineCollocation:
             kept_x = x if x.is_cuda else x.clone()
             self._operators = [*self._operators[-OPERATORS + 1 :], (kept_x, kept_x._version, derivative, matrix)]
         return matrix
+
+    def stencil(self, x: Float[Tensor, " q"], derivative: int = 0) -> tuple[Int[Tensor, " q"], Float[Tensor, "q k"]]:
+        """Where a query looks and how it weighs what it finds: S(x) = sum_k weights[k] coeffs[first + k].
+
+        Args:
+            x: (Q), one partition for all series. derivative: 0, 1 or 2.
+        Returns: The first coefficient of each query's cell (Q), and r + 1 weights (Q, r + 1) in the dtype of x.
+        Raises: ShapeError: partitions differ between series. DomainError: a query outside.
+        """
+        if self.knots.dim() > 1 or (self.own_points is not None and self.own_points.dim() > 1):
+            raise ShapeError("SplineCollocation.stencil: partitions differ between series; needed: one for all.")
+        x = self.check_queries("stencil", x, derivative)
+        cell = self.cell.to(x)
+        at, s = locate(self.knots.to(x.dtype), x)
+        weights = torch.stack(local_basis(s, at, cell), -1)
+        for _ in range(derivative):
+            matrix = cell.derivative if cell.derivative.dim() == 2 else cell.derivative[at]
+            weights = weights @ matrix if matrix.dim() == 2 else (weights[:, None] @ matrix)[:, 0]
+            weights = weights / self.knots.diff().to(x.dtype)[at][:, None]
+        return at * self.order, weights
 
     def _operator(self, x: Tensor, derivative: int) -> Tensor:
         wide = self.knots.double()

@@ -1,0 +1,158 @@
+"""Intervals, rectangles and boxes: tensor splines through Gauss points, any partition.
+
+Shapes: N_k cells of axis k, n_k nodes along it; n = prod n_k nodes, the last axis fastest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from farfield.apps.physics.mesh import grid_cells
+from farfield.apps.physics.space import SpaceMap, Stencil
+from farfield.core_ops.errors import DomainError, ShapeError
+from farfield.core_ops.spline_collocation import SplineCollocation
+
+SIDES = (("left", "right"), ("bottom", "top"), ("front", "back"))
+
+
+class Rectangle(SpaceMap):
+    """C1 splines of order r along each axis; nodes at Gauss points of every cell, and on sides that are held.
+
+    Args:
+        partitions: One for each of one to three axes: knots (N_k + 1), rising.
+        order: Of all axes, or one each; 2 to 8.
+        ends: "dirichlet" (the sides have nodes), "periodic" or "free" (no nodes there); of all axes, or one each.
+    Raises: ShapeError, DomainError: a partition or an order that is none.
+    """
+
+    def __init__(
+        self,
+        partitions: Sequence[Tensor | Sequence[float]],
+        order: int | Sequence[int] = 3,
+        ends: str | Sequence[str] = "dirichlet",
+    ) -> None:
+        super().__init__()
+        d = len(partitions)
+        if d not in (1, 2, 3):
+            raise ShapeError(f"Rectangle: {d} partitions came; needed: one for each of 1 to 3 axes.")
+        degrees = [order] * d if isinstance(order, int) else list(order)
+        kinds = [ends] * d if isinstance(ends, str) else list(ends)
+        if len(degrees) != d or len(kinds) != d or "neumann" in kinds:
+            raise ShapeError(
+                f"Rectangle: order={order}, ends={ends} for {d} axes; one of each an axis is accepted, ends dirichlet,"
+                " periodic or free."
+            )
+        self.axes = tuple(
+            SplineCollocation(torch.as_tensor(p, dtype=torch.float64).detach().cpu(), r, ends=e)
+            for p, r, e in zip(partitions, degrees, kinds, strict=True)
+        )
+        self.shape = tuple(a.size for a in self.axes)
+        self.nodes = torch.stack(torch.meshgrid(*(a.nodes for a in self.axes), indexing="ij"), -1).reshape(-1, d)
+        self._fits = [a.fit(torch.eye(a.size, dtype=torch.float64)).mT.contiguous() for a in self.axes]
+        self.boundary = {}
+        for k, axis in enumerate(self.axes):
+            for name, at, given in zip(SIDES[k], (0, -1), axis.ends.given, strict=True):
+                if given:
+                    self.boundary[name] = (self.nodes[:, k] == axis.knots[at]).nonzero()[:, 0]
+
+    @classmethod
+    def uniform(
+        cls,
+        low: Sequence[float],
+        high: Sequence[float],
+        cells: Sequence[int],
+        order: int | Sequence[int] = 3,
+        ends: str | Sequence[str] = "dirichlet",
+    ) -> Rectangle:
+        """Cells of one width along each axis."""
+        knots = [torch.linspace(a, b, n + 1, dtype=torch.float64) for a, b, n in zip(low, high, cells, strict=True)]
+        return cls(knots, order, ends)
+
+    def coefficients(self, values: Tensor) -> Tensor:
+        """(..., n, C) to (..., m, C), one small GEMM an axis."""
+        return self._along_axes(values, [fit.to(values) for fit in self._fits]).flatten(-self.dimensions - 1, -2)
+
+    def grid(self, values: Tensor, *x: Tensor, derivative: Sequence[int] | None = None) -> Tensor:
+        """The field on the grid x[0] x .. : one small GEMM an axis.
+
+        Args:
+            values: (..., n, C). x: Positions (Q_k,) along each axis.
+        Returns: (..., Q_1, .., Q_d, C).
+        """
+        if len(x) != self.dimensions:
+            raise ShapeError(f"Rectangle.grid: {len(x)} axes of positions came; needed: {self.dimensions}.")
+        orders = self.orders(derivative)
+        maps = [a.operator(q.double(), k).to(values) for a, q, k in zip(self.axes, x, orders, strict=True)]
+        return self._along_axes(values, maps)
+
+    def _along_axes(self, values: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        out = values.unflatten(-2, self.shape)
+        for k, matrix in enumerate(maps):
+            out = torch.tensordot(out, matrix, ([k - self.dimensions - 1], [1])).movedim(-1, k - self.dimensions - 1)
+        return out
+
+    def stencil(self, points: Tensor, derivative: Sequence[int] | None = None) -> Stencil:
+        """As of `SpaceMap.stencil`; K = prod (r_k + 1)."""
+        points = self.checked(points)
+        if not bool(points.isfinite().all()):
+            self.refuse(points, self.contains(points))
+        index, weights = torch.zeros(len(points), 1, dtype=torch.int64), torch.ones(len(points), 1, dtype=torch.float64)
+        for axis, fit, x, k in zip(self.axes, self._fits, points.unbind(1), self.orders(derivative), strict=True):
+            try:
+                first, w = axis.stencil(x, k)
+            except DomainError:
+                self.refuse(points, self.contains(points))
+            index = (index[:, :, None] * len(fit) + first[:, None, None] + torch.arange(w.shape[1])).flatten(1)
+            weights = (weights[:, :, None] * w[:, None, :]).flatten(1)
+        return Stencil(index, weights)
+
+    def build_matrix(self, points: Tensor, orders: tuple[int, ...]) -> Tensor:
+        """`matrix` in float64: products of the axes' rows."""
+        self.check(points)
+        rows = torch.ones(len(points), 1, dtype=torch.float64)
+        for axis, x, k in zip(self.axes, points.unbind(1), orders, strict=True):
+            rows = (rows[:, :, None] * axis.operator(x.contiguous(), k)[:, None, :]).flatten(1)
+        return rows
+
+    def contains(self, points: Tensor) -> Tensor:
+        """As of `SpaceMap.contains`; an axis that wraps around has no outside."""
+        points = self.checked(points)
+        inside = points.isfinite().all(1)
+        for axis, x in zip(self.axes, points.unbind(1), strict=True):
+            if not axis.ends.periodic:
+                low, high = axis.knots[0], axis.knots[-1]
+                slack = 4 * torch.finfo(x.dtype).eps * torch.maximum(low.abs(), high.abs())
+                inside = inside & (x >= low - slack) & (x <= high + slack)
+        return inside
+
+    def integral(self) -> Tensor:
+        """As of `SpaceMap.integral`; exact for the spline."""
+        weights = torch.ones(1, dtype=torch.float64)
+        for axis, fit in zip(self.axes, self._fits, strict=True):
+            weights = (weights[:, None] * axis.integrate(fit.mT)[None]).flatten()
+        return weights
+
+    def mesh(self, resolution: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """A grid of `resolution` points to a cell of each axis."""
+        axes = []
+        for axis in self.axes:
+            share = torch.arange(resolution, dtype=torch.float64) / resolution
+            inner = axis.knots[:-1, None] + axis.knots.diff()[:, None] * share
+            axes.append(torch.cat([inner.flatten(), axis.knots[-1:]]))
+        points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, self.dimensions)
+        cells = grid_cells(tuple(len(a) for a in axes))
+        return points, {kind: torch.from_numpy(index) for kind, index in cells.items()}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON."""
+        about = {"kind": "rectangle", "order": [a.order for a in self.axes], "ends": [a.ends.left for a in self.axes]}
+        return {f"knots{k}": a.knots for k, a in enumerate(self.axes)}, about
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Rectangle:
+        """The map that `state` described."""
+        return cls([tensors[f"knots{k}"] for k in range(len(about["order"]))], about["order"], about["ends"])
