@@ -83,7 +83,7 @@ def all_pole(x: Tensor, p: Tensor, length: int, single: bool, impl: str = "auto"
     """y[t] = x[t] + sum_{j=1}^{d} p[j - 1] y[t - j], t < length, by the implementation asked for.
 
     Args:
-        x: (R, n), n <= length. p: (R, d). single: Whether 1e-8 of the largest entry is exact enough. impl: As public.
+        x: (R, n), n <= length. p: (R, d). single: Whether 3e-8 of the largest entry is exact enough. impl: As public.
     Returns: (R, length), float64.
     """
     return choose(impl, Call(x.device.type, p.shape[1], length)).run(x, p, length, single)

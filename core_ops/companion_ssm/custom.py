@@ -26,7 +26,7 @@ DIVIDERS: dict[str, Callable[[Tensor, Tensor, int, bool], Tensor]] = {"series": 
 
 @torch.library.custom_op("farfield::all_pole", mutates_args=())
 def all_pole(x: Tensor, p: Tensor, length: int, single: bool, by: str) -> Tensor:
-    """y = x / (1 - sum_j p[j] z^j) modulo z^length; single: 1e-8 of the largest entry is exact enough; by: DIVIDERS."""
+    """y = x / (1 - sum_j p[j] z^j) modulo z^length; single: 3e-8 of the largest entry is exact enough; by: DIVIDERS."""
     return DIVIDERS[by](x.detach(), p.detach(), length, single).contiguous()
 
 

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 from torch.fft import irfft, rfft
+from torch.nn.functional import pad
 
 from ..fftconv.plans import smooth_size
 
@@ -19,9 +20,9 @@ PARTS, LEAST, MOST = 4, 64, 4096
 # what it leaves in a block goes on into the next.
 GROWTH = 4e3
 # On a circle of radius r, r^P = ALIAS: what the FFT's period brings back, relative to the largest entry.
-ALIAS = 1e-9
-# The period of the circle by the length: rounding grows by ALIAS^(-1 / OVERSAMPLE).
-OVERSAMPLE = 1.5
+ALIAS = 1e-8
+# The period by the length: rounding, which the length adds to, grows by ALIAS^(-length / period).
+SHORT, TIGHT, WIDE = 2048, 1.05, 1.25
 
 
 def divide(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
@@ -29,7 +30,7 @@ def divide(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
 
     Args:
         x: Numerator (R, n). p: (R, d). length: L.
-        single: Whether an error of 1e-8 of the largest entry is enough: allows the circle.
+        single: Whether an error of 3e-8 of the largest entry is enough: allows the circle.
     Returns: (R, L).
     Complexity: O(R L log L), for any d.
     """
@@ -37,15 +38,15 @@ def divide(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
     if length <= FIRST:
         return recur(x, p, length)
     norm = p.abs().sum(-1).amax().item() if p.shape[0] else 0.0
-    # The period below; terms grow by at most e^2 within it, so do aliases.
-    certified = norm <= 1 + 2 / (OVERSAMPLE * length + 2)
+    # Terms grow by at most e^2 within the longest period, so do aliases.
+    certified = norm <= 1 + 2 / (1.5 * length + 2)
     return on_circle(x, p, length) if single and certified else in_blocks(x, p, length, certified)
 
 
 def recur(x: Tensor, p: Tensor, length: int) -> Tensor:
     """The recurrence itself, step by step."""
     d = p.shape[1]
-    y = torch.nn.functional.pad(x, (0, length - x.shape[1]))
+    y = pad(x, (0, length - x.shape[1]))
     turned = p.flip(1)
     for t in range(1, length):
         m = min(t, d)
@@ -59,10 +60,10 @@ def on_circle(x: Tensor, p: Tensor, length: int) -> Tensor:
     The terms come out as r^t y[t] + r^P r^t y[t + P] + ..., so aliases are ALIAS times a later term. Valid where no
     term grows: sum |p| <= 1, poles of modulus 1 included.
     """
-    size = smooth_size(math.ceil(OVERSAMPLE * max(length, 2)))
+    size = smooth_size(math.ceil((TIGHT if length <= SHORT else WIDE) * length))
     power = torch.arange(size, dtype=p.dtype, device=p.device) * (math.log(ALIAS) / size)
     scale = power.exp()
-    below = torch.cat([p.new_ones(p.shape[0], 1), -p * scale[1 : p.shape[1] + 1]], 1)
+    below = pad(p * -scale[1 : p.shape[1] + 1], (1, 0), value=1.0)
     ratio = rfft(x * scale[: x.shape[1]], n=size).div_(rfft(below, n=size))
     damped: Tensor = irfft(ratio, n=size)
     return damped[:, :length] * (-power[:length]).exp()
@@ -81,7 +82,7 @@ def in_blocks(x: Tensor, p: Tensor, length: int, certified: bool) -> Tensor:
         return recur(x, p, length)
     reach = min(s, d)
     past_size, size = smooth_size(max(d + reach, 2)), 2 * s
-    p_hat = rfft(torch.nn.functional.pad(p, (1, 0)), n=past_size)
+    p_hat = rfft(pad(p, (1, 0)), n=past_size)
     g_hat = rfft(g, n=size)
     y = p.new_empty(rows, length)
     for t0 in range(0, length, s):

@@ -17,30 +17,27 @@ def rows_of(*operands: Tensor) -> tuple[list[Tensor], torch.Size]:
     return [x.reshape(-1, x.shape[-1]).double() for x in alike], alike[0].shape[:-1]
 
 
-def denominator(a: Tensor) -> Tensor:
-    """D's terms below z^d: (1, -a[d-1], ..., -a[1]), shape (R, d)."""
-    return torch.cat([torch.ones_like(a[:, :1]), -a[:, 1:].flip(1)], 1)
-
-
 def numerator(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """N, of degree below d.
 
     With the last component g[l] = e_d^T A^l b = [z^l] b~/D, b~ the reversed b, and the shift S,
-    A^l b = S^l b + sum_m S^{l-1-m} a g[m]. So N = (c * b) D + z (c * a) b~ modulo z^d, (c * b)[j] = sum_i c[i] b[i-j].
+    A^l b = S^l b + sum_m S^{l-1-m} a g[m]. So N = p D + z q b~ modulo z^d, p[j] = sum_i c[i] b[i-j], q likewise of a.
+    b~ and D are reversed vectors, so these products are correlations at negative lags: N[j] = p[j] + r[j - d],
+    r[-j] = sum_i q[i] b[i+j] - p[i] a[i+j].
 
     Args:
         a, b, c: (R, d), float64.
     Returns: (R, d).
-    Complexity: O(R d log d).
+    Complexity: O(R d log d): eight FFTs of length 2 d.
     """
     d = a.shape[1]
     size = smooth_size(2 * d)
     a_hat, b_hat, c_hat = rfft(torch.stack([a, b, c]), n=size)
-    products = irfft(c_hat * torch.stack([b_hat, a_hat]).conj(), n=size)[..., :d]
-    factors = torch.stack([products[0], pad(products[1, :, :-1], (1, 0)), denominator(a), b.flip(1)])
-    cb, ca, below, reversed_b = rfft(factors, n=size)
-    terms: Tensor = irfft(cb * below + ca * reversed_b, n=size)
-    return terms[:, :d]
+    backwards = torch.stack([b_hat, a_hat]).conj_physical_()
+    products = irfft(c_hat * backwards, n=size)[..., :d]
+    p_hat, q_hat = rfft(products, n=size)
+    r: Tensor = irfft(q_hat * backwards[0] - p_hat * backwards[1], n=size)
+    return products[0] + r[:, size - d :]
 
 
 def product(x: Tensor, y: Tensor, terms: int) -> Tensor:

@@ -113,7 +113,7 @@ def test_division_is_the_recurrence(d: int, terms: int, length: int, single: boo
     p, x = draw(3, d, 1)[0], draw(3, terms, 2)[1]
     expected = division.recur(x[:, :length], p[:, : length - 1], length)
     close(all_pole_reference(x, p, 20), expected[:, :20], 1e-14)
-    close(all_pole(x, p, length, single, "series"), expected, 1e-8 if single else 1e-13)
+    close(all_pole(x, p, length, single, "series"), expected, 3e-8 if single else 1e-13)
 
 
 def test_blocks_of_every_size_agree(monkeypatch: pytest.MonkeyPatch) -> None:
