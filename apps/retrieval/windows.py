@@ -1,0 +1,56 @@
+"""Windows of a text: runs of tokens that an encoder reads at once, with the characters they stand for."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farfield.apps.training.errors import UserError
+
+
+class Span(NamedTuple):
+    """Tokens [first, last) of a text and its characters [start, end)."""
+
+    first: int
+    last: int
+    start: int
+    end: int
+
+
+def check_window(size: int, overlap: int, longest: int) -> None:
+    """Refuse windows that an encoder cannot read or that make no progress.
+
+    Args:
+        size, overlap: Tokens of a window, and tokens that it shares with the next.
+        longest: Most tokens that the encoder reads.
+    Raises: UserError: size is not in 1..longest, or overlap not in 0..size-1.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= longest:
+        raise UserError(f"window={size}: a whole number from 1 to {longest} is accepted, the tokens this encoder reads")
+    if isinstance(overlap, bool) or not isinstance(overlap, int) or not 0 <= overlap < size:
+        raise UserError(f"overlap={overlap}: a whole number from 0 to {size - 1} is accepted (window={size})")
+
+
+def cut(offsets: NDArray[np.int64], n_chars: int, size: int, overlap: int = 0) -> list[Span]:
+    """Windows of `size` tokens, each beginning `size - overlap` tokens after the one before; the last may be shorter.
+
+    Every token is in a window. The characters of a window go from its first token to its last: what stands between two
+    windows is white space, or what the tokenizer drops.
+
+    Args:
+        offsets: Characters [start, end) of each token (n, 2).
+        n_chars: Characters of the text; a text without tokens is one window over all of it.
+        size, overlap: In tokens, 0 <= overlap < size.
+    Returns: At least one window.
+    Complexity: O(n / (size - overlap)).
+    """
+    n = len(offsets)
+    if n == 0:
+        return [Span(0, 0, 0, n_chars)]
+    spans = []
+    for first in range(0, max(n - overlap, 1), size - overlap):
+        last = min(first + size, n)
+        spans.append(Span(first, last, int(offsets[first, 0]), int(offsets[last - 1, 1])))
+    return spans
