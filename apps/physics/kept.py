@@ -20,11 +20,12 @@ class Kept:
     def get(self, places: Tensor, kind: Any, dtype: torch.dtype, device: Any, build: Callable[[], Tensor]) -> Tensor:
         """The map for these places and this kind, made in float64 on the CPU where it is not yet there."""
         key = (dtype, torch.device(device))
-        for known, version, what, copies in self._maps:
+        for known, version, what, made in self._maps:
             same = (known is places and version == places._version) or (
                 not places.is_cuda and known.dtype == places.dtype and torch.equal(known, places)
             )
             if same and what == kind:
+                copies = made
                 break
         else:
             copies = {(torch.float64, torch.device("cpu")): build()}
