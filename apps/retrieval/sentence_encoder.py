@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from transformers.utils import logging
 
 from farfield.apps.retrieval.encoder import (
     Encoding,
@@ -67,7 +67,8 @@ class SentenceEncoder:
         place = resolve_device(device)
         check_precision(precision, place)
         # What is said while loading (progress bars, advice) is not for our users.
-        logging.getLogger("transformers").setLevel(logging.ERROR)
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         try:
             model = SentenceTransformer(str(folder), device=str(place), local_files_only=True)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -227,10 +228,11 @@ class SentenceEncoder:
     def _ids(self, text: str, index: int = 0) -> tuple[Ids, NDArray[np.int64]]:
         """Token ids (n,) and their characters (n, 2), without special tokens."""
         try:
-            with self._lock:
-                out = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            text.encode()
         except UnicodeEncodeError as error:
             raise UserError(f"text {index}: character {error.start} is half of a surrogate pair; remove it") from error
+        with self._lock:
+            out = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         offsets = np.asarray(out["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         return np.asarray(out["input_ids"], dtype=np.int64), offsets
 

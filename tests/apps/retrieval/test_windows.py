@@ -1,0 +1,35 @@
+"""Windows cover every token, and characters run from first token to last."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from farfield.apps.retrieval.windows import Span, check_window, cut
+from farfield.apps.training.errors import UserError
+
+
+def test_windows_of_a_known_text() -> None:
+    offsets = np.array([[0, 2], [3, 5], [5, 6], [8, 9], [9, 11]])
+    assert cut(offsets, 12, 2) == [Span(0, 2, 0, 5), Span(2, 4, 5, 9), Span(4, 5, 9, 11)]
+    assert cut(offsets, 12, 3, 1) == [Span(0, 3, 0, 6), Span(2, 5, 5, 11)]
+    assert cut(offsets, 12, 9) == [Span(0, 5, 0, 11)]
+    assert cut(np.empty((0, 2), dtype=np.int64), 7, 4) == [Span(0, 0, 0, 7)]
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.data())
+def test_every_token_is_in_a_window_and_none_is_only_overlap(n: int, size: int, data: st.DataObject) -> None:
+    overlap = data.draw(st.integers(0, size - 1))
+    starts = np.cumsum(np.full(n, 3))
+    spans = cut(np.stack([starts, starts + 2], axis=1), 3 * n + 3, size, overlap)
+    assert {t for s in spans for t in range(s.first, s.last)} == set(range(n))
+    assert all(0 < s.last - s.first <= size for s in spans)
+    assert all(b.first == a.first + size - overlap and b.last > a.last for a, b in pairwise(spans))
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(0, 0), (9, 0), (4, 4), (4, -1), (True, 0), (2.5, 0)])
+def test_windows_that_make_no_progress_are_refused(size: int, overlap: int) -> None:
+    with pytest.raises(UserError, match="is accepted"):
+        check_window(size, overlap, 8)
