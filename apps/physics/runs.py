@@ -38,6 +38,8 @@ class Runs:
         units: Of everything by name, "x" and "t" too.
         split: Of each run. labels: Name of each run, for messages.
         dirichlet: The parts whose values are known, as `Runs.of` takes them.
+        parameters: (R,) of every parameter that all runs have, told to the network or not.
+        equation: What was simulated, where the data say so.
     """
 
     nodes: Array
@@ -58,6 +60,8 @@ class Runs:
     split: tuple[str, ...]
     labels: tuple[str, ...]
     dirichlet: tuple[str, ...]
+    parameters: dict[str, Tensor]
+    equation: str | None = None
 
     @classmethod
     def of(
@@ -118,9 +122,7 @@ class Runs:
             static=torch.tensor([[_parameter(c, n) for n in chosen] for c in cases], dtype=torch.float64).reshape(
                 len(cases), len(chosen)
             ),
-            signals=torch.tensor(
-                np.array([[_signal(c, n) for n in signal_names] for c in cases]), dtype=torch.float32
-            )
+            signals=torch.tensor(np.array([[_signal(c, n) for n in signal_names] for c in cases]), dtype=torch.float32)
             .reshape(len(cases), len(signal_names), len(first.times))
             .mT.contiguous(),
             fields=sizes,
@@ -131,6 +133,12 @@ class Runs:
             split=_splits(cases, seed),
             labels=tuple(case.name for case in cases),
             dirichlet=parts,
+            parameters={
+                n: torch.tensor([c.static[n].value for c in cases])
+                for n in first.static
+                if all(n in c.static for c in cases)
+            },
+            equation=first.origin.get("equation"),
         )
 
     @property
@@ -153,6 +161,7 @@ class Runs:
             signals=self.signals[at],
             split=tuple(self.split[i] for i in index),
             labels=tuple(self.labels[i] for i in index),
+            parameters={n: v[at] for n, v in self.parameters.items()},
         )
 
     def part(self, split: str) -> Runs:

@@ -1,0 +1,130 @@
+"""Where cells, nodes and steps pay: partitions that follow what the training runs do.
+
+The error of a spline of degree r on a cell of width h is about |u^(r+1)| h^(r+1): equal shares of |u^(r+1)|^(1/(r+1))
+make equal errors. The (r+1)-st differences of the data along each axis, root mean square over runs, frames and
+everything else, stand for the derivative.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from farfield.apps.physics.runs import Runs
+from farfield.core_ops.spline_collocation import equidistribute
+
+# A density this even moves no knot: the partition stays uniform.
+EVEN = 1.5
+# Most values of the data that a monitor looks at.
+LOOKED_AT = 2**24
+# Nodes of a mesh are at most so many times denser, or rarer, than on average.
+CONTRAST = 3.0
+
+
+def partitions(train: Runs, cells: list[int], order: int, adapt: bool) -> list[Tensor]:
+    """Knots of each axis, uniform or adapted.
+
+    Args:
+        train: The data. cells: Of each axis. order: Degree of the spline.
+    Returns: One tensor (cells + 1) an axis, float64, from one side of the domain to the other.
+    """
+    found = []
+    shape = tuple(len(np.unique(train.nodes[:, k])) for k in range(train.nodes.shape[1]))
+    grid = int(np.prod(shape)) == len(train.nodes)
+    for k, count in enumerate(cells):
+        low = float(train.nodes[:, k].min())
+        high = low + train.period[k] if train.period[k] is not None else float(train.nodes[:, k].max())  # type: ignore[operator]
+        knots = torch.linspace(low, high, count + 1, dtype=torch.float64)
+        if adapt and grid and count > 1 and shape[k] > order + 2:
+            axis = np.unique(train.nodes[:, k])
+            knots = _adapted(knots, axis, _axis_monitor(train, shape, k, order), train.period[k], high)
+        found.append(knots)
+    return found
+
+
+def _adapted(uniform: Tensor, axis: np.ndarray, monitor: Tensor, period: float | None, high: float) -> Tensor:
+    """Knots with equal shares of a density on the cells of the data's own grid."""
+    edges = torch.from_numpy(np.append(axis, high) if period is not None else axis)
+    density = monitor.clamp(min=0)
+    smooth = torch.ones(1, 1, 5, dtype=torch.float64) / 5
+    padded = torch.nn.functional.pad(
+        density[None, None], (2, 2), mode="circular" if period is not None else "replicate"
+    )
+    density = torch.nn.functional.conv1d(padded, smooth)[0, 0]
+    if float(density.max()) <= EVEN * float(density.clamp(min=1e-30).min()):
+        return uniform
+    return equidistribute(edges, density, len(uniform) - 1)
+
+
+def _axis_monitor(train: Runs, shape: tuple[int, ...], k: int, order: int) -> Tensor:
+    """Density on every cell of the grid along axis k."""
+    values = _some(train).unflatten(2, shape).movedim(2 + k, -1)
+    if train.period[k] is not None:
+        values = torch.cat([values, values[..., : order + 2]], -1)
+    x = values / values.std().clamp(min=1e-30)
+    differences = torch.diff(x, n=order + 1, dim=-1).double()
+    size = differences.pow(2).flatten(0, -2).mean(0).sqrt().pow(1 / (order + 1))
+    if train.period[k] is not None:
+        # Difference i spans cells i .. i + order: it belongs to the middle one.
+        return torch.roll(size[: shape[k]], (order + 1) // 2)
+    cells = shape[k] - 1
+    lead = (cells - len(size)) // 2
+    return torch.cat([size[:1].expand(lead), size, size[-1:].expand(cells - len(size) - lead)])
+
+
+def _some(train: Runs) -> Tensor:
+    """Values of some runs, in units of each component's spread."""
+    most = max(1, LOOKED_AT // max(1, train.values[0].numel()))
+    values = train.values[:most]
+    return values / values.std(dim=(0, 1, 2), keepdim=True).clamp(min=1e-30)
+
+
+def time_frames(train: Runs, steps: int, order: int) -> tuple[int, ...] | None:
+    """Frames at which `steps` intervals meet, short where the runs change fast; None where nothing is gained."""
+    values = _some(train)
+    count = len(train.times)
+    degree = min(order + 1, 4)
+    if count <= degree + 2 or steps < 2:
+        return None
+    gaps = torch.from_numpy(np.diff(train.times))
+    if float(gaps.max()) > (1 + 1e-6) * float(gaps.min()):
+        return None
+    differences = torch.diff(values, n=degree, dim=1).double()
+    size = differences.pow(2).mean(dim=(0, 2, 3)).sqrt().pow(1 / degree)
+    lead = (count - 1 - len(size)) // 2
+    density = torch.cat([size[:1].expand(lead), size, size[-1:].expand(count - 1 - len(size) - lead)])
+    if float(density.max()) <= EVEN * float(density.clamp(min=1e-30).min()):
+        return None
+    knots = equidistribute(torch.from_numpy(train.times), density, steps)
+    frames = np.interp(knots.numpy(), train.times, np.arange(count))
+    whole = np.round(frames).astype(int)
+    whole[0], whole[-1] = 0, count - 1
+    for i in range(1, len(whole)):
+        whole[i] = max(whole[i], whole[i - 1] + 1)
+    for i in range(len(whole) - 2, -1, -1):
+        whole[i] = min(whole[i], whole[i + 1] - 1)
+    return tuple(int(f) for f in whole) if whole[0] == 0 and whole[-1] == count - 1 else None
+
+
+def node_density(train: Runs, pairs: np.ndarray) -> np.ndarray:
+    """How dense coarse nodes should be at every node of a mesh, one on average.
+
+    Linear interpolation across an edge errs by the second difference; equal errors need a density of its square root.
+    """
+    values = _some(train)
+    index = torch.from_numpy(np.concatenate([pairs[:, 0], pairs[:, 1]]))
+    other = torch.from_numpy(np.concatenate([pairs[:, 1], pairs[:, 0]]))
+    n = len(train.nodes)
+    count = torch.bincount(index, minlength=n).clamp(min=1).double()
+    total = torch.zeros(n, dtype=torch.float64)
+    for r in range(values.shape[0]):
+        frame = values[r].movedim(1, 0).flatten(1).double()
+        around = torch.zeros_like(frame).index_add_(0, index, frame[other]) / count[:, None]
+        total += (frame - around).pow(2).mean(1)
+    length = np.linalg.norm(train.nodes[pairs[:, 0]] - train.nodes[pairs[:, 1]], axis=1)
+    spacing = np.bincount(pairs.ravel(), np.repeat(length, 2), n) / np.maximum(1, np.bincount(pairs.ravel(), None, n))
+    second = total.sqrt().numpy() / np.maximum(spacing, 1e-30) ** 2
+    density = np.sqrt(second)
+    density /= max(density.mean(), 1e-30)
+    return np.asarray(np.clip(density, 1 / CONTRAST, CONTRAST))

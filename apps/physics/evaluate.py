@@ -1,0 +1,159 @@
+"""`farfield physics evaluate`: errors and costs of trained ensembles on whole runs, beside the simplest forecast.
+
+Shapes: R runs, T frames, N nodes, C components.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from farfield.apps.physics.cases import Wanted, open_cases
+from farfield.apps.physics.ensemble import Ensemble
+from farfield.apps.physics.runs import SPLITS, Runs
+from farfield.apps.training import UserError, atomic_write
+
+HEAD = (
+    "model",
+    "split",
+    "runs",
+    "relative L2",
+    "over members",
+    "last frame",
+    "drift",
+    "ms a rollout",
+    "nodes",
+    "steps",
+)
+
+
+def score(prediction: Tensor, truth: Tensor) -> dict[str, float]:
+    """Errors of rollouts, means over runs; the first frame is given and not counted.
+
+    Args:
+        prediction, truth: (R, T, N, C).
+    Returns: relative_l2: |error| / |truth| over frames, nodes and components, components in units of their spread;
+        relative_l2_last: of the last frame; drift: relative change of the field's size at the last frame.
+    """
+    spread = truth.double().flatten(0, 2).std(0)
+    scale = torch.where(spread > 0, spread, 1.0)
+    mean = truth.double().flatten(0, 2).mean(0)
+    p, t = prediction.double()[:, 1:] / scale, truth.double()[:, 1:] / scale
+    error = (p - t).flatten(1).norm(dim=1) / t.flatten(1).norm(dim=1).clamp(min=1e-30)
+    last = (p - t)[:, -1].flatten(1).norm(dim=1) / t[:, -1].flatten(1).norm(dim=1).clamp(min=1e-30)
+    middle = mean / scale
+    size, true = ((x[:, -1] - middle).flatten(1).norm(dim=1) for x in (p, t))
+    drift = (size / true.clamp(min=1e-30) - 1).mean()
+    return {"relative_l2": float(error.mean()), "relative_l2_last": float(last.mean()), "drift": float(drift)}
+
+
+def persistence(runs: Runs) -> Tensor:
+    """The first frame for ever, (R, T, N, C)."""
+    return runs.values[:, :1].expand_as(runs.values)
+
+
+def rows_of(
+    ensembles: Mapping[str, Ensemble], runs: Runs, device: str, split: str, *, timed: bool
+) -> list[dict[str, Any]]:
+    """One row an ensemble, and persistence.
+
+    Args:
+        ensembles: By name. runs: Of one split. timed: Whether a rollout is timed.
+    """
+    rows = []
+    for name, ensemble in ensembles.items():
+        members = ensemble.members(runs, device)
+        each = [score(m, runs.values)["relative_l2"] for m in members]
+        row: dict[str, Any] = {"model": name, "split": split, "runs": len(runs), **score(members.mean(0), runs.values)}
+        row |= {"members": each, "nodes": ensemble.nodes, "steps": ensemble.steps}
+        row["seconds"] = ensemble.seconds(runs, device) if timed else None
+        rows.append(row)
+    still = {"model": "persistence", "split": split, "runs": len(runs), **score(persistence(runs), runs.values)}
+    rows.append(still | {"members": [], "nodes": len(runs.nodes), "steps": 0, "seconds": None})
+    return rows
+
+
+def evaluate(
+    *,
+    run_folder: Path,
+    checkpoint: str | list[str],
+    data: str | list[str],
+    split: list[str] | None,
+    inputs: list[str],
+    units: list[str],
+    boundary: str | None,
+    select: list[str],
+    parts: str,
+    missing: str,
+    out: str | None,
+    device: str,
+    precision: str,
+    seed: int,
+    resume: str | None,
+) -> list[dict[str, Any]]:
+    """Errors, times, nodes and steps of one or more trained ensembles; several are the dial of error against cost.
+
+    Args:
+        run_folder: Where the table goes as JSON.
+        checkpoint: Folders that train wrote; a list makes one table.
+        data: Runs; those of the splits are looked at.
+        split: valid, test, extrapolate, train; None is all but train that there are, or all runs where none is named.
+        inputs: Beside those of the network; empty takes the network's.
+        units, boundary, select, parts, missing: As of `Wanted`.
+        out: JSON file; None is scores.json in the run folder.
+        device, precision, seed, resume: As everywhere; precision must be fp32.
+    Returns: The rows.
+    Raises: UserError: files or settings are wrong.
+    """
+    if precision != "fp32":
+        raise UserError(f"precision={precision}: fp32 is accepted by evaluate")
+    folders = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
+    ensembles = {_name(folder, folders): Ensemble.load(folder) for folder in folders}
+    first = next(iter(ensembles.values())).like
+    fields = [n for n, _ in first.fields]
+    wanted = Wanted.of([*fields, *(inputs or first.input_names)], None, units, boundary, select, parts, missing)
+    cases = open_cases(data, wanted)
+    runs = Runs.of(cases, like=first, seed=seed)
+    wants = split or [s for s in SPLITS[1:] if runs.has(s)] or ["train"]
+    rows = []
+    for name in wants:
+        rows += rows_of(ensembles, runs.part(name), device, name, timed=True)
+    atomic_write(run_folder / "scores.json" if out is None else Path(str(out)), json.dumps(rows, indent=1) + "\n")
+    print_rows(rows)
+    return rows
+
+
+def _name(folder: str, folders: Sequence[str]) -> str:
+    """The shortest end of a path that tells it from the others."""
+    parts = [p for p in Path(folder).parts if p != "model"]
+    others = [[p for p in Path(f).parts if p != "model"] for f in folders if f != folder]
+    for count in range(1, len(parts) + 1):
+        if all(parts[-count:] != o[-count:] for o in others):
+            return "/".join(parts[-count:])
+    return folder
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows as a table, the spread over members beside their mean's error."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*HEAD)
+    for row in rows:
+        table.add_row(*cells_of(row))
+    Console().print(table)
+
+
+def cells_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Texts of one row."""
+    members = row["members"]
+    over = f"{min(members):.3g} to {max(members):.3g}" if members else "-"
+    seconds = "-" if row["seconds"] is None else f"{1e3 * row['seconds']:.3g}"
+    error = (f"{row[k]:.3g}" for k in ("relative_l2",))
+    rest = (f"{row['relative_l2_last']:.3g}", f"{row['drift']:+.2%}", seconds, f"{row['nodes']:,}", str(row["steps"]))
+    return (row["model"], row["split"], str(row["runs"]), *error, over, *rest)

@@ -1,0 +1,303 @@
+"""`farfield physics train`: a surrogate of simulations, with what it is worth beside simple rows."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from farfield.apps.physics.cases import Wanted, open_cases
+from farfield.apps.physics.clock import clock_of, curve_matrix
+from farfield.apps.physics.ensemble import Ensemble, network_of
+from farfield.apps.physics.evaluate import print_rows, rows_of
+from farfield.apps.physics.learning import Learning, Numbers
+from farfield.apps.physics.places import places_of
+from farfield.apps.physics.prepared import prepare, scales_of
+from farfield.apps.physics.residual import Residual
+from farfield.apps.physics.runs import Runs
+from farfield.apps.training import TrainerConfig, UserError, fit
+from farfield.apps.training.checkpoint import read_weights
+from farfield.apps.training.device import resolve_device
+from farfield.apps.training.manifest import read_about
+from farfield.apps.training.rng import seed_all
+from farfield.apps.training.trainer import parse_budget
+
+# Settings of trainer/ that are not TrainerConfig's.
+OURS = ("lr", "weight_decay", "warmup_fraction", "lr_min_ratio", "batch", "unroll", "noise", "residual", "clip")
+MODEL = (
+    "space", "loss", "cells", "nodes", "order", "stride", "order_time", "adapt_space", "adapt_time", "graph",
+    "neighbours", "levels", "width", "blocks", "members", "edge_state", "positions", "scale",
+)  # fmt: skip
+DEFAULT_MODEL: dict[str, Any] = {
+    "space": "splines", "loss": "fields", "cells": 6, "nodes": 200, "order": 3, "stride": 5, "order_time": 3,
+    "adapt_space": True, "adapt_time": False, "graph": "auto", "neighbours": 8, "levels": 2, "width": 64, "blocks": 4,
+    "members": 3, "edge_state": False, "positions": False, "scale": "data",
+}  # fmt: skip
+DEFAULT_TRAINER: dict[str, Any] = {
+    "lr": 2e-3, "weight_decay": 1e-5, "warmup_fraction": 0.02, "lr_min_ratio": 0.01, "max_steps": 4000, "batch": 32,
+    "unroll": [1, 2, 4], "noise": 0.003, "residual": 0.0, "clip": 1.0, "val_every": 500, "checkpoint_every": 500,
+    "log_every": 50,
+}  # fmt: skip
+CHOICES = {"space": ("splines", "nodes"), "loss": ("fields", "nodes")}
+# Optimiser steps that are timed where a budget, not a number of steps, is given.
+TIMED = 20
+
+
+def train(
+    *,
+    run_folder: Path,
+    data: str | list[str],
+    fields: list[str] | None,
+    static: list[str] | None,
+    inputs: list[str],
+    dirichlet: list[str] | None,
+    units: list[str],
+    boundary: str | None,
+    select: list[str],
+    parts: str,
+    missing: str,
+    out: str | None,
+    model: dict[str, Any],
+    trainer: dict[str, Any],
+    device: str,
+    precision: str,
+    seed: int,
+    resume: str | None,
+    budget: str | float | None,
+) -> Path:
+    """Train an ensemble on runs, judge it on those it has not seen, write it.
+
+    Args:
+        run_folder: Where checkpoints, metrics and the table go.
+        data: A path, a pattern or a list of them, one run a file.
+        fields, static, inputs, dirichlet: As of `Runs.of`.
+        units, boundary, select, parts, missing: As of `Wanted`.
+        out: Folder for the trained ensemble; None is `model` in the run folder.
+        model: Settings of recipes/physics/model/. trainer: Of recipes/physics/trainer/, and of `TrainerConfig`.
+        device: auto, cpu or cuda. precision: fp32 or bf16.
+        seed: Of weights, windows and noise; member k has seed + k.
+        resume: Run folder to continue.
+        budget: Wall time after which the run ends with a checkpoint.
+    Returns: The folder written.
+    Raises: UserError: data or settings are wrong. Interrupted: a signal came; the checkpoint is written.
+    """
+    target = run_folder / "model" if out is None else Path(str(out))
+    if target.is_file():
+        raise UserError(f"out={out}: that is a file, a folder is accepted")
+    taken = None if fields is None else [*fields, *inputs]
+    cases = open_cases(data, Wanted.of(taken, static, units, boundary, select, parts, missing))
+    runs = Runs.of(cases, fields, static, inputs, dirichlet, seed=seed)
+    if runs.dirichlet:
+        print(f"values known beforehand on: {', '.join(runs.dirichlet)}", file=sys.stderr)
+    ensemble = train_runs(
+        runs,
+        run_folder=run_folder,
+        model=model,
+        trainer=trainer,
+        device=device,
+        precision=precision,
+        seed=seed,
+        budget=budget,
+        resume=resume is not None,
+        progress=True,
+    )
+    ensemble.save(target)
+    split = next((s for s in ("test", "valid", "train") if runs.has(s)), "train")
+    print_rows(rows_of({"ensemble": ensemble}, runs.part(split), device, split, timed=True))
+    print(f"{target}: {ensemble.nodes} nodes, {ensemble.steps} steps a rollout, {ensemble.members_count} members")
+    return target
+
+
+def settings_of(given: Mapping[str, Any], default: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Settings with those left out filled in.
+
+    Raises: UserError: an unknown one.
+    """
+    unknown = sorted(set(given) - set(default))
+    if unknown:
+        raise UserError(f"{what}.{unknown[0]}: no such setting; accepted: {', '.join(default)}")
+    return dict(default) | dict(given)
+
+
+def train_runs(
+    runs: Runs,
+    *,
+    run_folder: Path,
+    model: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+    device: str = "auto",
+    precision: str = "fp32",
+    seed: int = 0,
+    budget: str | float | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> Ensemble:
+    """Train on the runs' train split; the valid split chooses the checkpoint and calibrates the error.
+
+    Args:
+        model, trainer: Settings; those left out are DEFAULT_MODEL's and DEFAULT_TRAINER's. max_steps: null takes as
+            many steps as fit into the budget, by timing the first few.
+        Others: As of `train`.
+    """
+    chosen = settings_of(model, DEFAULT_MODEL, "model")
+    known = set(TrainerConfig.__dataclass_fields__) | set(DEFAULT_TRAINER)
+    settings = DEFAULT_TRAINER | dict(trainer)
+    if unknown := sorted(set(settings) - known):
+        raise UserError(f"trainer.{unknown[0]}: no such setting; accepted: {', '.join(sorted(known))}")
+    _check(chosen, settings, precision)
+    on = resolve_device(device)
+    learnt = runs.part("train")
+    clock = clock_of(learnt, chosen)
+    places, graph = places_of(learnt, chosen, learnt)
+    scales = scales_of(learnt, places, clock, chosen["scale"] == "run")
+    seed_all(seed)
+    net = network_of(chosen, graph, places, scales, learnt, seed)
+    like = learnt.take([])
+    ensemble = Ensemble(net, places, clock, scales, like, chosen)
+    valid = runs.part("valid") if runs.has("valid") else None
+    prepared = prepare(learnt, places, scales, chosen, on)
+    residual = float(settings["residual"])
+    curve = torch.from_numpy(curve_matrix(clock, clock.knots, runs.times)).float()
+
+    def module(max_steps: int, network: Any) -> Learning:
+        return Learning(
+            network,
+            prepared,
+            None if valid is None else prepare(valid, places, scales, chosen, on),
+            clock,
+            settings,
+            max_steps=max_steps,
+            seed=seed,
+            precision=precision,
+            curve=curve.to(on),
+            expand=None if places.expand is None else places.expand.to(on),
+            truth=None if valid is None else scales.fields(valid.values).to(on),
+            residual=Residual(residual, learnt, places, scales, on) if residual else None,
+        )
+
+    steps = settings["max_steps"]
+    if steps is None:
+        seconds = parse_budget(budget)
+        if seconds is None:
+            raise UserError("trainer.max_steps=null needs a budget, for example budget=60s")
+        steps = _fitting(module(1000, _copy(net, chosen, graph, places, scales, learnt, seed)), seconds, on)
+        budget = None
+    config = TrainerConfig(
+        run_folder=run_folder,
+        device=device,
+        seed=seed,
+        resume=resume,
+        budget=budget,
+        progress=progress,
+        max_steps=steps,
+        monitor="val/relative_l2" if valid is not None and settings["val_every"] else None,
+        deterministic=on.type == "cpu",
+        **{k: v for k, v in settings.items() if k not in (*OURS, "max_steps")},
+    )
+    if progress:
+        count = sum(p.numel() for p in net.parameters()) // chosen["members"]
+        print(
+            f"{len(learnt)} runs to learn from; {places.count} nodes of {len(runs.nodes):,}, {clock.steps} steps for"
+            f" {len(runs.times)} frames; {chosen['members']} networks of {count:,} parameters",
+            file=sys.stderr,
+        )
+    learning = module(steps, net)
+    began = time.monotonic()
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        run = fit(learning, Numbers(valid is not None), config)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+    best = run.best_checkpoint() or run.last_checkpoint()
+    about: dict[str, Any] = {"train_seconds": time.monotonic() - began, "seed": seed, "max_steps": steps}
+    if best is not None:
+        learning.load_state_dict(read_weights(best))
+        about |= {"step": read_about(best).step, "valid": read_about(best).value}
+    ensemble.about = about
+    net.to_device(torch.device("cpu"))
+    net.eval()
+    if valid is not None and chosen["members"] > 1:
+        _calibrate(ensemble, valid, device)
+    return ensemble
+
+
+def _copy(net: Any, chosen: dict[str, Any], graph: Any, places: Any, scales: Any, runs: Runs, seed: int) -> Any:
+    return network_of(chosen, graph, places, scales, runs, seed)
+
+
+def _fitting(module: Learning, seconds: float, device: torch.device) -> int:
+    """Steps that fit into a time: each stage is timed."""
+    module.to(device)
+    module.on_fit_start()
+    spent = []
+    for steps in module.stages:
+        index = module.drawn(0, steps)
+        spent.append(_time_of(module, steps, index, device))
+    return max(len(module.stages), int(seconds / (sum(spent) / len(spent))))
+
+
+def _time_of(module: Learning, steps: int, index: torch.Tensor, device: torch.device) -> float:
+    from farfield.apps.physics.learning import Captured
+
+    optimizer = torch.optim.AdamW(module.net.parameters(), lr=0.0, fused=device.type == "cuda")
+    captured = Captured(module, steps, index) if device.type == "cuda" else None
+
+    def once(step: int) -> None:
+        if captured is not None:
+            captured.replay(index, step)
+        else:
+            module.losses(index, steps, module.disturb(module.empty_noise(index), step)).sum().backward()
+        optimizer.step()
+        if captured is None:
+            optimizer.zero_grad()
+
+    once(0)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    count = TIMED if device.type == "cuda" else 3
+    for step in range(count):
+        once(step)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) / count
+
+
+def _calibrate(ensemble: Ensemble, valid: Runs, device: str) -> None:
+    """Sets what turns the members' spread into an error, and which errors are too large to be trusted."""
+    from farfield.apps.physics.trust import calibrate
+
+    found = ensemble.members(valid, device).double()
+    error = (found.mean(0) - valid.values.double()).abs()[:, 1:]
+    spread = found.std(0)[:, 1:]
+    ensemble.factor = calibrate(list(error.flatten(1, 2)), list(spread.flatten(1, 2)))
+    # An error of a tenth of the field's own spread is no longer a prediction to rely on.
+    ensemble.tolerance = 0.1 * ensemble.scales.spread.double()
+
+
+def _check(model: Mapping[str, Any], trainer: Mapping[str, Any], precision: str) -> None:
+    for name, accepted in CHOICES.items():
+        if model[name] not in accepted:
+            raise UserError(f"model.{name}={model[name]}: {', '.join(accepted)} are accepted")
+    for name in ("order", "stride", "order_time", "nodes", "neighbours", "levels"):
+        if not isinstance(model[name], int) or isinstance(model[name], bool) or model[name] < 1:
+            raise UserError(f"model.{name}={model[name]}: a whole number, at least 1, is accepted")
+    if model["space"] == "splines" and not 2 <= model["order"] <= 8:
+        raise UserError(f"model.order={model['order']}: 2 to 8 are accepted")
+    if precision not in ("fp32", "bf16"):
+        raise UserError(f"precision={precision}: fp32, bf16 are accepted by train")
+    for name in ("lr", "batch"):
+        if not trainer[name] > 0:
+            raise UserError(f"trainer.{name}={trainer[name]}: a number above 0 is accepted")
+    for name in ("noise", "residual", "weight_decay"):
+        if not 0 <= float(trainer[name]) < np.inf:
+            raise UserError(f"trainer.{name}={trainer[name]}: 0 or a number above it is accepted")
+    unroll = trainer["unroll"]
+    if not isinstance(unroll, list) or not unroll or any(not isinstance(w, int) or w < 1 for w in unroll):
+        raise UserError(f"trainer.unroll={unroll}: a list of whole numbers is accepted, for example [1,2,4]")
