@@ -39,6 +39,9 @@ def built(source: str, options: dict[str, int], index: int) -> Module:
 
 def built_together(wanted: Sequence[tuple[str, dict[str, int]]], index: int) -> list[Module]:
     """`built` of several (source, options), each compiled on a core of its own."""
+    # Two threads that import it at once may find half of it.
+    import cuda.core  # noqa: F401
+
     with ThreadPoolExecutor(len(wanted)) as pool:
         return list(pool.map(lambda each: built(each[0], each[1], index), wanted))
 
