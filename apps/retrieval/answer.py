@@ -1,0 +1,148 @@
+"""From a query to hits: dense, by words, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from farfield.apps.retrieval import filters as filtering
+from farfield.apps.retrieval.document import Hit, check_text
+from farfield.apps.retrieval.exact import Rows
+from farfield.apps.retrieval.fulltext import best_window, ranked
+from farfield.apps.retrieval.metrics import fuse
+from farfield.apps.retrieval.store import WHOLE, Vectors
+from farfield.apps.retrieval.view import BY, Found, View
+from farfield.apps.training.errors import UserError
+
+if TYPE_CHECKING:
+    from farfield.apps.retrieval.collection import Collection
+
+MODES = ("dense", "bm25", "hybrid")
+MAX_K = 1000
+# Documents of each ranking that a hybrid answer is made of, at least.
+DEPTH = 100
+ATTEMPTS = 4
+
+
+class Scored(NamedTuple):
+    """A document of an answer before its text is read."""
+
+    doc: int
+    score: float
+    found: Found | None
+    bm25: float | None
+
+
+def answer(
+    collection: Collection,
+    queries: Sequence[str] | Vectors,
+    k: int,
+    mode: str,
+    filters: filtering.Filter | None,
+    by: str,
+) -> list[list[Hit]]:
+    """Hits of each query; see `Collection.search`."""
+    for name, value, accepted in (("mode", mode, MODES), ("by", by, BY)):
+        if value not in accepted:
+            raise UserError(f"{name}={value}: {', '.join(accepted)} are accepted")
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= MAX_K:
+        raise UserError(f"k={k}: a whole number from 1 to {MAX_K} is accepted")
+    texts = None if isinstance(queries, np.ndarray) else list(queries)
+    for text in texts or []:
+        check_text("a query", text)
+    if texts is None and mode != "dense":
+        raise UserError(f"mode={mode} needs the query's text; a vector alone is searched with mode=dense")
+    for attempt in range(ATTEMPTS):
+        view = collection.view() if attempt == 0 else collection.refresh()
+        vectors = None if mode == "bm25" else _vectors(collection, view, queries)
+        with collection.store.guarded():
+            lists = _ranked(collection, view, texts, vectors, k, mode, filters, by)
+            hits = [_hits(collection, view, one, texts[i] if texts else "") for i, one in enumerate(lists)]
+        # A document that was deleted or replaced meanwhile: the newest state has an answer without it.
+        if all(len(h) == len(one) for h, one in zip(hits, lists, strict=True)):
+            break
+    return hits
+
+
+def _vectors(collection: Collection, view: View, queries: Sequence[str] | Vectors) -> Vectors:
+    if isinstance(queries, np.ndarray):
+        width = view.parts[-1].vectors.shape[1]
+        if queries.ndim != 2 or queries.shape[1] != width or not np.isfinite(queries).all():
+            raise UserError(f"query vectors {queries.shape}: (queries, {width}) finite numbers are accepted")
+        vectors = queries.astype(np.float32)
+    else:
+        vectors = collection.encoder_of(view).encode_queries(list(queries))
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
+
+
+def _ranked(
+    collection: Collection,
+    view: View,
+    texts: list[str] | None,
+    vectors: Vectors | None,
+    k: int,
+    mode: str,
+    filters: filtering.Filter | None,
+    by: str,
+) -> list[list[Scored]]:
+    docs = _selected(collection, filters)
+    depth = k if mode != "hybrid" else max(k, DEPTH)
+    dense = [] if vectors is None else view.search(vectors, depth, by, docs)
+    if mode == "dense" or texts is None or (docs is not None and not len(docs)):
+        return [
+            [Scored(one.doc, one.score, one, None) for one in found] for found in dense or [[] for _ in texts or []]
+        ]
+    answers = []
+    for i, text in enumerate(texts):
+        by_words = dict(ranked(collection.store.db, text, depth, None if docs is None else docs.tolist()))
+        if vectors is None:
+            answers.append([Scored(doc, score, None, score) for doc, score in by_words.items()])
+            continue
+        by_vectors = {one.doc: one for one in dense[i]}
+        top = fuse([list(by_vectors), list(by_words)])[:k]
+        by_vectors |= view.score(vectors[i], [doc for doc, _ in top if doc not in by_vectors])
+        answers.append([Scored(doc, score, by_vectors.get(doc), by_words.get(doc)) for doc, score in top])
+    return answers
+
+
+def _selected(collection: Collection, filters: filtering.Filter | None) -> Rows | None:
+    if not filters:
+        return None
+    query, values = filtering.sql(filters)
+    found = collection.store.db.execute(query, values).fetchall()
+    return np.unique(np.array([doc for (doc,) in found], np.int64))
+
+
+def _hits(collection: Collection, view: View, scored: list[Scored], query: str) -> list[Hit]:
+    store = collection.store
+    hits = []
+    records = store.records([one.doc for one in scored])
+    for one in scored:
+        if one.doc not in records:
+            continue
+        document = records[one.doc].document
+        spans = store.windows(one.doc, view.encoder)
+        window = WHOLE if one.found is None else one.found.window
+        if one.found is None:
+            inside = [(w, span) for w, span in spans.items() if w != WHOLE]
+            window = inside[best_window(document.text, [s for _, s in inside], query)][0] if inside else WHOLE
+        start, stop = spans.get(window, (0, len(document.text)))
+        hits.append(
+            Hit(
+                document.id,
+                document.title,
+                dict(document.metadata),
+                document.source,
+                one.score,
+                one.found.whole_score if one.found else None,
+                one.found.window_score if one.found else None,
+                one.bm25,
+                start,
+                stop,
+                document.text[start:stop],
+            )
+        )
+    return hits

@@ -1,0 +1,66 @@
+"""Vectors that are in no segment yet: a flat array in memory that only grows, seen by readers through its length."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from farfield.apps.retrieval.exact import Live, Rows, Vectors, scan
+
+
+class Delta:
+    """Rows [0, n) of shared arrays, with a mask of those that are live. What a reader holds never changes.
+
+    Args:
+        d: Width of a vector.
+    """
+
+    def __init__(self, d: int) -> None:
+        self.d = d
+        self.n = 0
+        self._vectors: Vectors = np.empty((64, d), np.float32)
+        self._docs: Rows = np.empty(64, np.int64)
+        self._windows: Rows = np.empty(64, np.int64)
+        self.live: Live = np.empty(0, np.bool_)
+
+    @property
+    def vectors(self) -> Vectors:
+        """(n, d)."""
+        return self._vectors[: self.n]
+
+    @property
+    def docs(self) -> Rows:
+        """(n,) document of each row."""
+        return self._docs[: self.n]
+
+    @property
+    def windows(self) -> Rows:
+        """(n,) window of each row."""
+        return self._windows[: self.n]
+
+    def grown(self, docs: Rows, windows: Rows, vectors: Vectors, dead: Rows) -> Delta:
+        """The delta after a write: rows added, those of dead documents masked. Only the newest one may grow."""
+        new = Delta.__new__(Delta)
+        new.d, new.n = self.d, self.n + len(docs)
+        room = len(self._docs)
+        new._vectors, new._docs, new._windows = self._vectors, self._docs, self._windows
+        if new.n > room:
+            room = max(new.n, 2 * room)
+            new._vectors = np.empty((room, self.d), np.float32)
+            new._docs, new._windows = np.empty(room, np.int64), np.empty(room, np.int64)
+            new._vectors[: self.n], new._docs[: self.n] = self.vectors, self.docs
+            new._windows[: self.n] = self.windows
+        # A reader of the older one looks at rows below its own n only.
+        new._vectors[self.n : new.n], new._docs[self.n : new.n] = vectors, docs
+        new._windows[self.n : new.n] = windows
+        new.live = np.concatenate([self.live, np.ones(len(docs), np.bool_)])
+        if len(dead):
+            new.live &= ~np.isin(new.docs, dead)
+        return new
+
+    def propose(self, queries: Vectors, k: int, live: Live | None, share: float) -> Rows:
+        """The k best live rows of each query."""
+        return scan(self.vectors, queries, k, live=live)[1]
+
+    def rows_of(self, docs: Rows) -> Rows:
+        """Rows of documents, in rising order."""
+        return np.flatnonzero(np.isin(self.docs, docs))
