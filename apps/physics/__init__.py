@@ -3,4 +3,6 @@
 VERBS = {
     "describe": "farfield.apps.physics.describe:describe",
     "simulate": "farfield.apps.physics.simulate:simulate",
+    "train": "farfield.apps.physics.train:train",
+    "evaluate": "farfield.apps.physics.evaluate:evaluate",
 }

@@ -97,8 +97,8 @@ class Windows:
     Args:
         first: (S,) first frame. kind: (S,) index into the maps. frames: (kinds, F) after the first frame. weights:
             (kinds, F), 0 where padded. curve: (kinds, F, X) float32: the spline in time, and the ends of intervals
-            themselves. slope: (kinds, F, X): its rate of change, 0 for those ends. fill: (kinds, X, F + 1): data at the coarse times. lengths: (kinds, W). interval: (kinds, W):
-            which scale of change an interval has.
+            themselves. slope: (kinds, F, X): its rate of change, 0 for those ends. fill: (kinds, X, F + 1): data at
+            the coarse times. lengths: (kinds, W). interval: (kinds, W): which scale of change an interval has.
     """
 
     first: Tensor

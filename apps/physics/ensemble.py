@@ -108,6 +108,16 @@ class Ensemble:
             found.append(scales.physical(places.expanded(along(curve, states))).cpu())
         return torch.cat(found, 1)
 
+    def projected(self, runs: Runs) -> Tensor:
+        """The truth at the coarse nodes and times, and the splines through it: what the splines alone cost.
+
+        Returns: (R, T, N, C).
+        """
+        curve = torch.from_numpy(curve_matrix(self.clock, self.clock.knots, runs.times)).float()
+        fill = whole_run(self.clock, torch.device("cpu")).fill[0][:, : len(runs.times)]
+        states = along(fill, self.places.started(self.scales.fields(runs.values)))
+        return self.scales.physical(self.places.expanded(along(curve, states)))
+
     def rollout(self, runs: Runs, *, member: int | None = None, device: str = "auto") -> Tensor:
         """The mean of the members' fields, or one member's, (R, T, N, C)."""
         found = self.members(runs, device)
@@ -227,7 +237,7 @@ class Ensemble:
             "clock": {"knots": list(self.clock.knots), "order": self.clock.order, "even": self.clock.even},
             "period": list(like.period),
             "fields": [list(f) for f in like.fields],
-            "inputs": list(like.input_names),
+            "inputs": [list(f) for f in like.input_fields],
             "static": list(like.static_names),
             "signals": list(like.signal_names),
             "dirichlet": list(like.dirichlet),
@@ -414,6 +424,7 @@ def _like(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Runs:
     """The runs' description without a run."""
     nodes, times = weights["nodes"].numpy(), weights["times"].numpy()
     fields = tuple((str(n), int(c)) for n, c in config["fields"])
+    inputs = tuple((str(n), int(c)) for n, c in config["inputs"])
     count = sum(c for _, c in fields)
     shape = (0, len(times), len(nodes))
     return Runs(
@@ -424,11 +435,11 @@ def _like(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Runs:
         held=weights["held"].numpy(),
         times=times,
         values=torch.empty(*shape, count),
-        inputs=torch.empty(*shape, len(config["inputs"])),
+        inputs=torch.empty(*shape, sum(c for _, c in inputs)),
         static=torch.empty(0, len(config["static"]), dtype=torch.float64),
         signals=torch.empty(0, len(times), len(config["signals"])),
         fields=fields,
-        input_names=tuple(config["inputs"]),
+        input_fields=inputs,
         static_names=tuple(config["static"]),
         signal_names=tuple(config["signals"]),
         units=dict(config["units"]),

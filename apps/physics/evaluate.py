@@ -73,6 +73,9 @@ def rows_of(
         row |= {"members": each, "nodes": ensemble.nodes, "steps": ensemble.steps}
         row["seconds"] = ensemble.seconds(runs, device) if timed else None
         rows.append(row)
+        if ensemble.places.space is not None and name == next(iter(ensembles)):
+            floor = score(ensemble.projected(runs), runs.values)
+            rows.append(row | floor | {"model": "its splines through the truth", "members": [], "seconds": None})
     still = {"model": "persistence", "split": split, "runs": len(runs), **score(persistence(runs), runs.values)}
     rows.append(still | {"members": [], "nodes": len(runs.nodes), "steps": 0, "seconds": None})
     return rows
@@ -84,7 +87,6 @@ def evaluate(
     checkpoint: str | list[str],
     data: str | list[str],
     split: list[str] | None,
-    inputs: list[str],
     units: list[str],
     boundary: str | None,
     select: list[str],
@@ -103,7 +105,6 @@ def evaluate(
         checkpoint: Folders that train wrote; a list makes one table.
         data: Runs; those of the splits are looked at.
         split: valid, test, extrapolate, train; None is all but train that there are, or all runs where none is named.
-        inputs: Beside those of the network; empty takes the network's.
         units, boundary, select, parts, missing: As of `Wanted`.
         out: JSON file; None is scores.json in the run folder.
         device, precision, seed, resume: As everywhere; precision must be fp32.
@@ -116,7 +117,7 @@ def evaluate(
     ensembles = {_name(folder, folders): Ensemble.load(folder) for folder in folders}
     first = next(iter(ensembles.values())).like
     fields = [n for n, _ in first.fields]
-    wanted = Wanted.of([*fields, *(inputs or first.input_names)], None, units, boundary, select, parts, missing)
+    wanted = Wanted.of([*fields, *first.input_names], None, units, boundary, select, parts, missing)
     cases = open_cases(data, wanted)
     runs = Runs.of(cases, like=first, seed=seed)
     wants = split or [s for s in SPLITS[1:] if runs.has(s)] or ["train"]

@@ -48,6 +48,11 @@ class MemberLinear(nn.Module):
         return y.unflatten(1, x.shape[1:-1])
 
 
+def wide(x: Tensor) -> Tensor:
+    """At least in single precision."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 class _Hear(torch.autograd.Function):
     """x_j for every slot (.., E, H); the gradient is gathered through the graph turned around, in a fixed order."""
 
@@ -164,7 +169,7 @@ class Network(nn.Module):
 
     def forward(self, nodes: Tensor, sample: Tensor, edges: Tensor, graph: Graph) -> Tensor:
         """Features of nodes (K, B, n, F) and of samples (K, B, G), `edges`: (K, B, n, outputs)."""
-        x = self.node_mid(F.silu(self.node_in(nodes))).float()
+        x = wide(self.node_mid(F.silu(self.node_in(nodes))))
         c = F.silu(self.sample_in(sample))
         if edges.shape[1] != x.shape[1] and self.blocks and self.blocks[0].edge_state:
             edges = edges.expand(-1, x.shape[1], -1, -1, -1)
@@ -173,5 +178,5 @@ class Network(nn.Module):
         y = F.silu(self.mid(F.layer_norm(x, x.shape[-1:])))
         # The step itself in full precision: bfloat16 would leave 0.4 % of noise on it.
         with torch.autocast(y.device.type, enabled=False):
-            found: Tensor = self.out(y.float())
+            found: Tensor = self.out(wide(y))
         return found

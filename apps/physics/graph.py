@@ -65,7 +65,7 @@ def graph_of(nodes: Array, pairs: Index, period: tuple[float | None, ...] = ()) 
         nodes: (n, D). pairs: (E, 2), each once, in any order. period: Length of the axes that wrap around.
     Raises: UserError: nodes that no path of pairs joins; NaN among the nodes.
     """
-    n, d = nodes.shape
+    n = len(nodes)
     if not np.isfinite(nodes).all():
         bad = np.flatnonzero(~np.isfinite(nodes).all(axis=1))
         raise UserError(f"{len(bad)} of {n} nodes have no position (the first: {bad[0]}); repair the mesh")
@@ -144,7 +144,7 @@ def delaunay_pairs(nodes: Array, inside: Callable[[Array], Array] | None = None)
     """
     from scipy.spatial import Delaunay
 
-    n, d = nodes.shape
+    d = nodes.shape[1]
     if d == 1:
         order = np.argsort(nodes[:, 0])
         return np.stack([order[:-1], order[1:]], axis=1)

@@ -134,8 +134,8 @@ class Prepared:
     """Coarse, normalised runs on a device.
 
     Args:
-        states: (R, T, n, C), held values exact. targets: (R, T, n, C), what the loss compares with. inputs: (R, T, n, I).
-        signals: (R, T, Z). static: (R, S). moving: As of `Scales`. length: As of `Scales`.
+        states: (R, T, n, C), held values exact. targets: (R, T, n, C), what the loss compares with.
+        inputs: (R, T, n, I). signals: (R, T, Z). static: (R, S). moving: As of `Scales`. length: As of `Scales`.
         root: (n, n), as of `Places`; None compares node by node. nodal: Whether the loss is that of the coarse
             nodes and times alone.
         points: N, over which the squared error at all nodes is a mean.
@@ -209,10 +209,7 @@ def prepare(runs: Runs, places: Places, scales: Scales, model: Mapping[str, Any]
     values = scales.fields(runs.values)
     states = places.started(values)
     nodal = model["loss"] == "nodes"
-    if nodal:
-        targets = places.sampled(values)
-    else:
-        targets = states if places.nearest is None else places.targets(values)
+    targets = places.sampled(values) if nodal else places.targets(values)
     static = runs.static.double()
     static = torch.where(scales.static_log, static.clamp(min=1e-300).log(), static)
     inputs = (places.sampled(runs.inputs) - scales.input_mean) / scales.input_spread

@@ -103,7 +103,7 @@ class Residual:
             )
         if places.space is None:
             raise UserError(f"trainer.residual={weight}: derivatives need splines, model.space=splines")
-        self.weight, self.input_names = weight, train.input_names
+        self.weight, self.input_fields = weight, train.input_fields
         self.parameters = {n: train.parameters[n].float().to(device) for n in names}
         self.runs = len(train)
         free = torch.from_numpy(~train.held.any(axis=1)).nonzero()[:, 0]
@@ -129,7 +129,7 @@ class Residual:
         frames = _through(windows.curve[kind], fields)
         weights = windows.weights[kind] * (windows.slope[kind].abs().amax(-1) > 0)
         told = self.scales.input_mean, self.scales.input_spread
-        inputs = _through(windows.curve[kind], known.inputs * told[1] + told[0]) if self.input_names else None
+        inputs = _through(windows.curve[kind], known.inputs * told[1] + told[0]) if self.input_fields else None
 
         def parameter(name: str) -> Tensor:
             return self.parameters[name][run][..., None, None]
@@ -139,11 +139,15 @@ class Residual:
             u_t=self.value @ _through(windows.slope[kind], fields),
             laplacian=self.second @ frames,
             grad=torch.stack([m @ frames for m in self.first], -1),
-            inputs={} if inputs is None else {n: self.value @ inputs for n in self.input_names},
+            inputs={} if inputs is None else self._split(self.value @ inputs),
             parameter=parameter,
         )
         square = self.equation(local).pow(2).mean((-2, -1)) / self.size
         return self.weight * (square * weights).sum((1, 2)) / weights.sum((1, 2)).clamp(min=1)
+
+    def _split(self, inputs: Tensor) -> dict[str, Tensor]:
+        names, sizes = zip(*self.input_fields, strict=True)
+        return dict(zip(names, inputs.split(sizes, -1), strict=True))
 
 
 def _through(maps: Tensor, values: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Runs:
         times: (T,) float64, the first is 0.
         values: (R, T, N, C) float32. inputs: (R, T, N, I). static: (R, S). signals: (R, T, Z).
         fields: (name, components) in the order of the components.
-        input_names, static_names, signal_names: Of the other last dimensions.
+        input_fields: The same of the inputs. static_names, signal_names: Of the other last dimensions.
         units: Of everything by name, "x" and "t" too.
         split: Of each run. labels: Name of each run, for messages.
         dirichlet: The parts whose values are known, as `Runs.of` takes them.
@@ -53,7 +53,7 @@ class Runs:
     static: Tensor
     signals: Tensor
     fields: tuple[tuple[str, int], ...]
-    input_names: tuple[str, ...]
+    input_fields: tuple[tuple[str, int], ...]
     static_names: tuple[str, ...]
     signal_names: tuple[str, ...]
     units: dict[str, str | None]
@@ -126,7 +126,7 @@ class Runs:
             .reshape(len(cases), len(signal_names), len(first.times))
             .mT.contiguous(),
             fields=sizes,
-            input_names=tuple(inputs),
+            input_fields=tuple((name, first.fields[name].components) for name in inputs),
             static_names=chosen,
             signal_names=signal_names,
             units=units,
@@ -145,6 +145,11 @@ class Runs:
     def names(self) -> tuple[str, ...]:
         """Of the C components: u, or u_x and u_y where a field has two."""
         return tuple(n for name, count in self.fields for n in component_names(name, count))
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Of the fields known beforehand."""
+        return tuple(name for name, _ in self.input_fields)
 
     def __len__(self) -> int:
         """R."""

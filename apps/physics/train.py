@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from farfield.apps.physics.places import places_of
 from farfield.apps.physics.prepared import prepare, scales_of
 from farfield.apps.physics.residual import Residual
 from farfield.apps.physics.runs import Runs
-from farfield.apps.training import TrainerConfig, UserError, fit
+from farfield.apps.training import TrainerConfig, UserError, atomic_write, fit
 from farfield.apps.training.checkpoint import read_weights
 from farfield.apps.training.device import resolve_device
 from farfield.apps.training.manifest import read_about
@@ -29,20 +32,6 @@ from farfield.apps.training.trainer import parse_budget
 
 # Settings of trainer/ that are not TrainerConfig's.
 OURS = ("lr", "weight_decay", "warmup_fraction", "lr_min_ratio", "batch", "unroll", "noise", "residual", "clip")
-MODEL = (
-    "space", "loss", "cells", "nodes", "order", "stride", "order_time", "adapt_space", "adapt_time", "graph",
-    "neighbours", "levels", "width", "blocks", "members", "edge_state", "positions", "scale",
-)  # fmt: skip
-DEFAULT_MODEL: dict[str, Any] = {
-    "space": "splines", "loss": "fields", "cells": 6, "nodes": 200, "order": 3, "stride": 5, "order_time": 3,
-    "adapt_space": True, "adapt_time": False, "graph": "auto", "neighbours": 8, "levels": 2, "width": 64, "blocks": 4,
-    "members": 3, "edge_state": False, "positions": False, "scale": "data",
-}  # fmt: skip
-DEFAULT_TRAINER: dict[str, Any] = {
-    "lr": 2e-3, "weight_decay": 1e-5, "warmup_fraction": 0.02, "lr_min_ratio": 0.01, "max_steps": 4000, "batch": 32,
-    "unroll": [1, 2, 4], "noise": 0.003, "residual": 0.0, "clip": 1.0, "val_every": 500, "checkpoint_every": 500,
-    "log_every": 50,
-}  # fmt: skip
 CHOICES = {"space": ("splines", "nodes"), "loss": ("fields", "nodes")}
 # Optimiser steps that are timed where a budget, not a number of steps, is given.
 TIMED = 20
@@ -61,6 +50,7 @@ def train(
     select: list[str],
     parts: str,
     missing: str,
+    compare: bool,
     out: str | None,
     model: dict[str, Any],
     trainer: dict[str, Any],
@@ -77,6 +67,7 @@ def train(
         data: A path, a pattern or a list of them, one run a file.
         fields, static, inputs, dirichlet: As of `Runs.of`.
         units, boundary, select, parts, missing: As of `Wanted`.
+        compare: Whether the same network without the splines in its loss is trained too, for as many steps.
         out: Folder for the trained ensemble; None is `model` in the run folder.
         model: Settings of recipes/physics/model/. trainer: Of recipes/physics/trainer/, and of `TrainerConfig`.
         device: auto, cpu or cuda. precision: fp32 or bf16.
@@ -94,34 +85,53 @@ def train(
     runs = Runs.of(cases, fields, static, inputs, dirichlet, seed=seed)
     if runs.dirichlet:
         print(f"values known beforehand on: {', '.join(runs.dirichlet)}", file=sys.stderr)
-    ensemble = train_runs(
-        runs,
-        run_folder=run_folder,
-        model=model,
-        trainer=trainer,
-        device=device,
-        precision=precision,
-        seed=seed,
-        budget=budget,
-        resume=resume is not None,
-        progress=True,
-    )
+    def trained(folder: Path, settings: dict[str, Any]) -> Ensemble:
+        return train_runs(
+            runs,
+            run_folder=folder,
+            model=settings,
+            trainer=trainer,
+            device=device,
+            precision=precision,
+            seed=seed,
+            budget=budget,
+            resume=resume is not None and (folder / "checkpoints").is_dir(),
+            progress=True,
+        )
+
+    ensemble = trained(run_folder, model)
     ensemble.save(target)
+    every = {"ensemble": ensemble}
+    if compare and model["space"] == "splines" and model["loss"] == "fields":
+        print("for comparison, the same network trained at its nodes alone:", file=sys.stderr)
+        every["post-hoc splines"] = trained(run_folder / "post-hoc", model | {"loss": "nodes"})
     split = next((s for s in ("test", "valid", "train") if runs.has(s)), "train")
-    print_rows(rows_of({"ensemble": ensemble}, runs.part(split), device, split, timed=True))
+    rows = rows_of(every, runs.part(split), device, split, timed=True)
+    atomic_write(run_folder / "scores.json", json.dumps(rows, indent=1) + "\n")
+    print_rows(rows)
     print(f"{target}: {ensemble.nodes} nodes, {ensemble.steps} steps a rollout, {ensemble.members_count} members")
     return target
 
 
-def settings_of(given: Mapping[str, Any], default: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Settings with those left out filled in.
+@cache
+def recipe(name: str) -> dict[str, Any]:
+    """The settings of a recipe of this domain, model/graphspline or trainer/default."""
+    import yaml  # type: ignore[import-untyped, unused-ignore]
+
+    text = files("farfield.recipes.physics").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
+def settings_of(given: Mapping[str, Any], default: str, also: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings with those left out filled in from a recipe.
 
     Raises: UserError: an unknown one.
     """
-    unknown = sorted(set(given) - set(default))
-    if unknown:
-        raise UserError(f"{what}.{unknown[0]}: no such setting; accepted: {', '.join(default)}")
-    return dict(default) | dict(given)
+    known = recipe(default)
+    if unknown := sorted(set(given) - set(known) - set(also)):
+        group = default.partition("/")[0]
+        raise UserError(f"{group}.{unknown[0]}: no such setting; accepted: {', '.join(sorted({*known, *also}))}")
+    return known | dict(given)
 
 
 def train_runs(
@@ -140,15 +150,12 @@ def train_runs(
     """Train on the runs' train split; the valid split chooses the checkpoint and calibrates the error.
 
     Args:
-        model, trainer: Settings; those left out are DEFAULT_MODEL's and DEFAULT_TRAINER's. max_steps: null takes as
-            many steps as fit into the budget, by timing the first few.
+        model, trainer: Settings; those left out are those of model/graphspline and trainer/default.
+            max_steps: None takes as many steps as fit into the budget, by timing the first few.
         Others: As of `train`.
     """
-    chosen = settings_of(model, DEFAULT_MODEL, "model")
-    known = set(TrainerConfig.__dataclass_fields__) | set(DEFAULT_TRAINER)
-    settings = DEFAULT_TRAINER | dict(trainer)
-    if unknown := sorted(set(settings) - known):
-        raise UserError(f"trainer.{unknown[0]}: no such setting; accepted: {', '.join(sorted(known))}")
+    chosen = settings_of(model, "model/graphspline")
+    settings = settings_of(trainer, "trainer/default", tuple(TrainerConfig.__dataclass_fields__))
     _check(chosen, settings, precision)
     on = resolve_device(device)
     learnt = runs.part("train")
@@ -185,7 +192,7 @@ def train_runs(
         seconds = parse_budget(budget)
         if seconds is None:
             raise UserError("trainer.max_steps=null needs a budget, for example budget=60s")
-        steps = _fitting(module(1000, _copy(net, chosen, graph, places, scales, learnt, seed)), seconds, on)
+        steps = _fitting(module(1000, network_of(chosen, graph, places, scales, learnt, seed)), seconds, on)
         budget = None
     config = TrainerConfig(
         run_folder=run_folder,
@@ -225,10 +232,6 @@ def train_runs(
     if valid is not None and chosen["members"] > 1:
         _calibrate(ensemble, valid, device)
     return ensemble
-
-
-def _copy(net: Any, chosen: dict[str, Any], graph: Any, places: Any, scales: Any, runs: Runs, seed: int) -> Any:
-    return network_of(chosen, graph, places, scales, runs, seed)
 
 
 def _fitting(module: Learning, seconds: float, device: torch.device) -> int:
