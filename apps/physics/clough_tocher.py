@@ -51,7 +51,7 @@ def _ordinates(feet: Sequence[float]) -> Tensor:
     inner = {a: corner[a] + sum(v for ab, v in slope.items() if ab[0] == a) / 9 for a in "ijk"}
     middle = {}
     for ab, beta in zip(("ij", "jk", "ki"), feet, strict=True):
-        a, b = ab
+        a, b = ab[0], ab[1]
         alpha, back = 1 - beta, side[b + a]
         ends = inner[a] - alpha * corner[a] - beta * side[ab] + inner[b] - alpha * back - beta * corner[b]
         middle[frozenset(ab)] = alpha * side[ab] + beta * back + ends / 2

@@ -21,7 +21,7 @@ from farfield.apps.physics.local_fit import local_weights, neighbours, ways
 from farfield.apps.physics.locate import Locator
 from farfield.apps.physics.mesh import Cells
 from farfield.apps.physics.rims import Rim, rims, side_slopes, trace_weights, triangles_of
-from farfield.apps.physics.space import SpaceMap, Stencil, look_up
+from farfield.apps.physics.space import PIECE, SpaceMap, Stencil, look_up
 from farfield.core_ops.errors import DomainError, ShapeError
 
 Array = NDArray[np.float64]
@@ -114,7 +114,7 @@ class Irregular(SpaceMap):
         found = self._maps[key] @ flat.reshape(len(flat), -1)
         return found.reshape(-1, *flat.shape[1:]).movedim(0, -2)
 
-    def stencil(self, points: Tensor, derivative: Sequence[int] | None = None) -> Stencil:
+    def stencil(self, points: Tensor, derivative: Sequence[int] | None = None, shift: Tensor | None = None) -> Stencil:
         """As of `SpaceMap.stencil`; K = 9."""
         points = self.checked(points)
         orders = self.orders(derivative)
@@ -123,7 +123,8 @@ class Irregular(SpaceMap):
         triangle, place = self._locator.find(points)
         if bool((triangle < 0).any()):
             self.refuse(points, triangle >= 0)
-        return self._at(triangle, place, orders)
+        found = self._at(triangle, place, orders)
+        return found if shift is None else Stencil(found.at + shift[:, None], found.weights)
 
     def _at(self, triangle: Tensor, place: Tensor, orders: tuple[int, ...]) -> Stencil:
         slopes = None
@@ -136,7 +137,7 @@ class Irregular(SpaceMap):
     def build_matrix(self, points: Tensor, orders: tuple[int, ...]) -> Tensor:
         """`matrix` in float64, from stencils and the sparse map of coefficients."""
         table = torch.from_numpy(self._fit.toarray())
-        return torch.cat([look_up(table, *self.stencil(p, orders)) for p in points.split(2**15)])
+        return torch.cat([look_up(table, *self.stencil(p, orders)) for p in torch.split(points, PIECE)])
 
     def contains(self, points: Tensor) -> Tensor:
         """As of `SpaceMap.contains`."""

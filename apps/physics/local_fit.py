@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 # The way along the mesh to a neighbour is at most so many times the straight one; edges alone make it up to 1.3.
 DETOUR = 1.6
 # Rows of weights whose magnitudes add up to more than this would enlarge the noise of a network.
@@ -110,7 +111,7 @@ def _monomials(x: Array, degree: int) -> Array:
     return np.stack([one, a, b, a * a, a * b, b * b][: (1, 3, 6)[degree]], axis=-1)
 
 
-def _spline(x: Array, there: Array, wanted: int) -> Array:
+def _spline(x: Array, there: Mask, wanted: int) -> Array:
     """r^3 with quadratics; places without enough neighbours give NaN."""
     p, k = there.shape
     matrix = np.zeros((p, k + 6, k + 6))
@@ -135,7 +136,7 @@ def _spline(x: Array, there: Array, wanted: int) -> Array:
     return out
 
 
-def _least_squares(x: Array, there: Array, wanted: int, degree: int) -> Array:
+def _least_squares(x: Array, there: Mask, wanted: int, degree: int) -> Array:
     """Weights of a polynomial fitted with weights that fall with distance."""
     r = np.linalg.norm(x, axis=2)
     share = np.where(there, (1.001 - np.minimum(r, 1)) ** 2 / (r**2 + 1e-3), 0)

@@ -53,6 +53,10 @@ class Rectangle(SpaceMap):
         self.shape = tuple(a.size for a in self.axes)
         self.nodes = torch.stack(torch.meshgrid(*(a.nodes for a in self.axes), indexing="ij"), -1).reshape(-1, d)
         self._fits = [a.fit(torch.eye(a.size, dtype=torch.float64)).mT.contiguous() for a in self.axes]
+        offsets = torch.zeros(1, dtype=torch.int64)
+        for axis, fit in zip(self.axes, self._fits, strict=True):
+            offsets = (offsets[:, None] * len(fit) + torch.arange(axis.order + 1)).flatten()
+        self._offsets = offsets
         self.boundary = {}
         for k, axis in enumerate(self.axes):
             for name, at, given in zip(SIDES[k], (0, -1), axis.ends.given, strict=True):
@@ -90,25 +94,28 @@ class Rectangle(SpaceMap):
         return self._along_axes(values, maps)
 
     def _along_axes(self, values: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        out = values.unflatten(-2, self.shape)
+        out = values.reshape(*values.shape[:-2], *self.shape, values.shape[-1])
         for k, matrix in enumerate(maps):
             out = torch.tensordot(out, matrix, ([k - self.dimensions - 1], [1])).movedim(-1, k - self.dimensions - 1)
         return out
 
-    def stencil(self, points: Tensor, derivative: Sequence[int] | None = None) -> Stencil:
+    def stencil(self, points: Tensor, derivative: Sequence[int] | None = None, shift: Tensor | None = None) -> Stencil:
         """As of `SpaceMap.stencil`; K = prod (r_k + 1)."""
         points = self.checked(points)
-        if not bool(points.isfinite().all()):
-            self.refuse(points, self.contains(points))
-        index, weights = torch.zeros(len(points), 1, dtype=torch.int64), torch.ones(len(points), 1, dtype=torch.float64)
-        for axis, fit, x, k in zip(self.axes, self._fits, points.unbind(1), self.orders(derivative), strict=True):
-            try:
-                first, w = axis.stencil(x, k)
-            except DomainError:
-                self.refuse(points, self.contains(points))
-            index = (index[:, :, None] * len(fit) + first[:, None, None] + torch.arange(w.shape[1])).flatten(1)
+        try:
+            found = [
+                a.stencil(points[:, k], n)
+                for k, (a, n) in enumerate(zip(self.axes, self.orders(derivative), strict=True))
+            ]
+        except DomainError:
+            self.check(points)
+            raise
+        first, weights = found[0]
+        for (more, w), fit in zip(found[1:], self._fits[1:], strict=True):
+            first = first * len(fit) + more
             weights = (weights[:, :, None] * w[:, None, :]).flatten(1)
-        return Stencil(index, weights)
+        first = first if shift is None else first + shift
+        return Stencil(first[:, None] + self._offsets, weights)
 
     def build_matrix(self, points: Tensor, orders: tuple[int, ...]) -> Tensor:
         """`matrix` in float64: products of the axes' rows."""

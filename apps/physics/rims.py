@@ -66,7 +66,7 @@ def border(triangles: Index) -> Index:
     """Sides (K, 2) that belong to one triangle only."""
     sides = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
     _, where, count = np.unique(np.sort(sides, axis=1), axis=0, return_index=True, return_counts=True)
-    return sides[where[count == 1]]
+    return np.asarray(sides[where[count == 1]], np.int64)
 
 
 def rims(nodes: Array, triangles: Index, parts: Mapping[str, Index], held: Sequence[str]) -> list[Rim]:

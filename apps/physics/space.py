@@ -22,9 +22,9 @@ PIECE = 2**15
 
 
 class Stencil(NamedTuple):
-    """value = sum_k weights[k] coefficients[index[k]], for every point: index (Q, K) int64, weights (Q, K)."""
+    """value = sum_k weights[k] coefficients[at[k]], for every point: at (Q, K) int64, weights (Q, K)."""
 
-    index: Tensor
+    at: Tensor
     weights: Tensor
 
 
@@ -52,9 +52,11 @@ class SpaceMap(ABC):
         """What a stencil looks among: (..., n, C) to (..., m, C), linear and differentiable."""
 
     @abstractmethod
-    def stencil(self, points: Tensor, derivative: Sequence[int] | None = None) -> Stencil:
+    def stencil(self, points: Tensor, derivative: Sequence[int] | None = None, shift: Tensor | None = None) -> Stencil:
         """Where each point (Q, d) looks, for the value or a partial derivative of order 2 at most.
 
+        Args:
+            points: (Q, d). derivative: Order along each axis. shift: (Q,), added to where it looks.
         Raises: DomainError: a point outside of the domain.
         """
 
@@ -90,7 +92,7 @@ class SpaceMap(ABC):
             return self.matrix(points, derivative, dtype=values.dtype, device=values.device) @ values
         table = self.coefficients(values).movedim(-2, 0)
         rows = table.reshape(len(table), -1)
-        found = [look_up(rows, *self.stencil(p, derivative)) for p in self.checked(points).split(PIECE)]
+        found = [look_up(rows, *self.stencil(p, derivative)) for p in torch.split(self.checked(points), PIECE)]
         return torch.cat(found).reshape(len(points), *table.shape[1:]).movedim(0, -2)
 
     def matrix(
@@ -108,7 +110,7 @@ class SpaceMap(ABC):
     def build_matrix(self, points: Tensor, orders: tuple[int, ...]) -> Tensor:
         """`matrix` in float64, from stencils."""
         table = self.coefficients(torch.eye(len(self.nodes), dtype=torch.float64)[..., None])[..., 0].mT.contiguous()
-        return torch.cat([look_up(table, *self.stencil(p, orders)) for p in points.split(PIECE)])
+        return torch.cat([look_up(table, *self.stencil(p, orders)) for p in torch.split(points, PIECE)])
 
     def check(self, points: Tensor) -> None:
         """Refuses points outside of the domain.

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from farfield.apps.physics.kept import Kept
@@ -37,7 +39,7 @@ class TimeMap:
         return cls(spline, spline.nodes, spline.fit(torch.eye(spline.size, dtype=torch.float64)).mT.contiguous())
 
     @classmethod
-    def through(cls, times: Tensor | Sequence[float]) -> TimeMap:
+    def through(cls, times: Tensor | Sequence[float] | NDArray[np.float64]) -> TimeMap:
         """Values at rising times of one's own: a C2 cubic, not-a-knot ends; of lower degree through two or three.
 
         Raises: DomainError: times unsorted, twice the same, not finite.

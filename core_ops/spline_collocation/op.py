@@ -18,10 +18,11 @@ from ..errors import DtypeError, ShapeError
 from .cell import ORDERS, Cell, cell_of, gauss
 from .checks import check_finite, check_inside, check_knots, check_points
 from .ends import Ends, ends_of
-from .evaluate import antiderivative, local_basis, locate, values
+from .evaluate import antiderivative, values
 from .fused import interpolate as fused_interpolate
 from .fused import refuses as refuses_fused
 from .solve import knot_values, nodal, split
+from .stencil import Stencils
 
 # Up to so many entries of a data vector, and of an operator, one GEMM is faster than solving and looking cells up.
 OPERATOR_SIZE = 1024
@@ -135,6 +136,7 @@ class SplineCollocation:
         self.knots = check_knots(knots if isinstance(knots, Tensor) else torch.tensor(knots, dtype=torch.float64))
         self.order, self.ends, self.check = order, ends_of(ends), check
         self.own_points = check_points(points, self.knots, order) if points is not None else None
+        self._stencils: Stencils | None = None
         self._operators: list[tuple[Tensor, int, int, Tensor]] = []
         self._inverse: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
@@ -273,21 +275,17 @@ class SplineCollocation:
         """Where a query looks and how it weighs what it finds: S(x) = sum_k weights[k] coeffs[first + k].
 
         Args:
-            x: (Q), one partition for all series. derivative: 0, 1 or 2.
+            x: (Q). derivative: 0, 1 or 2.
         Returns: The first coefficient of each query's cell (Q), and r + 1 weights (Q, r + 1) in the dtype of x.
-        Raises: ShapeError: partitions differ between series. DomainError: a query outside.
+        Raises: ShapeError: partitions differ between series, own points. DomainError: a query outside.
         """
-        if self.knots.dim() > 1 or (self.own_points is not None and self.own_points.dim() > 1):
-            raise ShapeError("SplineCollocation.stencil: partitions differ between series; needed: one for all.")
+        if self.knots.dim() > 1 or self.own_points is not None:
+            raise ShapeError("SplineCollocation.stencil: one partition for all, with Gauss points, is accepted.")
         x = self.check_queries("stencil", x, derivative)
-        cell = self.cell.to(x)
-        at, s = locate(self.knots.to(x.dtype), x)
-        weights = torch.stack(local_basis(s, at, cell), -1)
-        for _ in range(derivative):
-            matrix = cell.derivative if cell.derivative.dim() == 2 else cell.derivative[at]
-            weights = weights @ matrix if matrix.dim() == 2 else (weights[:, None] @ matrix)[:, 0]
-            weights = weights / self.knots.diff().to(x.dtype)[at][:, None]
-        return at * self.order, weights
+        if self._stencils is None:
+            self._stencils = Stencils(self.knots.detach().double(), self.cell)
+        first, weights = self._stencils(x.double(), derivative)
+        return first, weights.to(x.dtype)
 
     def _operator(self, x: Tensor, derivative: int) -> Tensor:
         wide = self.knots.double()
