@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
 from farfield.apps.retrieval.exact import Live, Rows, Vectors, scan
 
+# Its stubs know another interface than its Python module has.
+faiss: Any = import_module("faiss")
 KINDS = ("auto", "flat", "hnsw", "ivf-flat", "ivf-pq")
 # Rows up to which a scan of all is quick.
 SCAN_ROWS = 10_000

@@ -111,8 +111,7 @@ class Segment:
     def propose(self, queries: Vectors, k: int, live: Live | None, share: float) -> Rows:
         """At least k rows a query that are probably its best; see `Ann.propose`."""
         if self._device is not None:
-            found: Rows = self._device(queries, k, live)[1]
-            return found
+            return self._device(queries, k, live)[1]
         if self._ann is None:
             return scan(self.vectors, queries, k, live=live)[1]
         proposed: Rows = self._ann.propose(queries, k, live, share)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from farfield.apps.retrieval.encoder import Encoding, Policy, Vectors
 
@@ -50,6 +52,11 @@ class FakeEncoder:
     def _vector(self, text: str) -> Vectors:
         total = np.zeros(self.d)
         for word in text.lower().split() or ["nothing"]:
-            seed = hashlib.sha256(f"{self.fingerprint['salt']} {word}".encode(errors="replace")).digest()[:8]
-            total += np.random.default_rng(int.from_bytes(seed, "little")).standard_normal(self.d)
+            total += _direction(f"{self.fingerprint['salt']} {word}", self.d)
         return (total / np.linalg.norm(total)).astype(np.float32)
+
+
+@lru_cache(maxsize=65536)
+def _direction(word: str, d: int) -> NDArray[np.float64]:
+    seed = hashlib.sha256(word.encode(errors="replace")).digest()[:8]
+    return np.random.default_rng(int.from_bytes(seed, "little")).standard_normal(d)

@@ -1,0 +1,143 @@
+"""Kill an index at random moments and look at what is left: `python disturb_index.py FOLDER ROUNDS SEED`.
+
+Each round forks a process that writes, deletes, merges and migrates, noting each call before it begins and after it
+returned, and kills it with SIGKILL. Then the index is opened again: it has to hold what was acknowledged, and of the call
+that was under way all or nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from farfield.apps.retrieval import maintain
+from farfield.apps.retrieval.collection import Collection
+from farfield.apps.retrieval.document import Document
+from farfield.apps.retrieval.verify import differs_from_store, verify
+from tests.apps.retrieval.fake_encoder import FakeEncoder
+
+SALTS = ("one", "two")
+State = dict[str, str]
+
+
+def encoder(salt: str) -> FakeEncoder:
+    return FakeEncoder(d=8, salt=salt)
+
+
+def load(settings: dict[str, str]) -> FakeEncoder:
+    return encoder(settings["salt"])
+
+
+def document(id: str, text: str) -> Document:
+    return Document(id, text, title=f"title of {id}", metadata={"length": len(text)})
+
+
+def plan(rng: random.Random) -> list[object]:
+    """One call: its name and what it is given."""
+    name = rng.choices(["add", "delete", "merge", "migrate", "compact", "build"], [8, 3, 3, 2, 1, 1])[0]
+    if name == "add":
+        text = lambda: " ".join(f"w{rng.randrange(50)}" for _ in range(rng.randrange(1, 60)))  # noqa: E731
+        return [name, {f"d{rng.randrange(60)}": text() for _ in range(rng.randrange(1, 8))}]
+    if name == "delete":
+        return [name, [f"d{rng.randrange(60)}" for _ in range(4)]]
+    if name == "migrate":
+        return [name, rng.choice(SALTS)]
+    if name == "build":
+        return [name, rng.choice(["flat", "auto"])]
+    return [name, None]
+
+
+def applied(state: State, call: list) -> State:
+    """The documents after a call."""
+    name, what = call
+    if name == "add":
+        return state | what
+    if name == "delete":
+        return {id: text for id, text in state.items() if id not in what}
+    return state
+
+
+def work(folder: Path, seed: int, out: int) -> None:
+    """Calls without end, each noted before and after."""
+    rng = random.Random(seed)
+    index = Collection.open(folder, load=load, merge_at=40)
+    while True:
+        call = plan(rng)
+        os.write(out, (json.dumps(call) + "\n").encode())
+        name, what = call
+        if name == "add":
+            index.add([document(id, text) for id, text in what.items()])
+        elif name == "delete":
+            index.delete(what)
+        elif name == "migrate":
+            maintain.migrate(index, encoder(what), {"salt": what})
+        elif name == "build":
+            maintain.build(index, what)
+        elif name == "merge":
+            maintain.merge(index)
+        elif index.store.meta("next") is None:
+            # A migration that was killed is finished first.
+            maintain.compact(index)
+        os.write(out, b"done\n")
+
+
+def look(folder: Path, candidates: list[State]) -> State:
+    """The state that the index is in; it has to be one of the candidates, in every place where it is kept."""
+    with Collection.open(folder, load=load, merge_at=None) as index:
+        ids = [id for (id,) in index.store.db.execute("SELECT id FROM documents ORDER BY id")]
+        found = {id: index.get(id).text for id in ids}
+        assert found in candidates, f"{len(found)} documents, {[len(c) for c in candidates]} expected"
+        assert all(index.get(id) == document(id, text) for id, text in found.items())
+        assert differs_from_store(index) == []
+        hits = index.search("w1 w2 w3", 100)
+        assert {hit.id for hit in hits} == set(found)
+        words = {hit.id for hit in index.search("w7", 100, mode="bm25")}
+        assert words == {id for id, text in found.items() if "w7" in text.split()}
+    damage = [d for d in verify(folder) if d.kind != "leftover"]
+    assert damage == [], damage
+    return found
+
+
+def main(folder: Path, rounds: int, seed: int) -> None:
+    rng = random.Random(seed)
+    Collection.create(folder, encoder("one"), {"salt": "one"}).close()
+    state: State = {}
+    killed: Counter[str] = Counter()
+    for number in range(rounds):
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(read)
+            try:
+                work(folder, rng.randrange(2**30) + number, write)
+            except BaseException as error:
+                os.write(write, json.dumps(["failed", repr(error)]).encode() + b"\n")
+            finally:
+                os._exit(1)
+        os.close(write)
+        time.sleep(rng.uniform(0.01, 0.4))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with os.fdopen(read) as pipe:
+            lines = pipe.read().splitlines()
+        rng.random()
+        under_way: list | None = None
+        for line in lines:
+            if line == "done":
+                state, under_way = applied(state, under_way), None
+            else:
+                under_way = json.loads(line)
+                assert under_way[0] != "failed", under_way
+        killed[under_way[0] if under_way else "between"] += 1
+        state = look(folder, [state] + ([applied(state, under_way)] if under_way else []))
+    print(f"{rounds} kills, {len(state)} documents left; killed in {dict(killed)}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
