@@ -1,0 +1,277 @@
+"""GraphSplineNets beside its peers and the simulators: error, time a rollout, nodes, steps; everything of one equation.
+
+    python -m benchmarks.bench_graphsplinenets --equations heat --train-seconds 60
+
+Runs are simulated where they are not there (build/physics, or FARFIELD_PHYSICS). --stage train and --stage measure
+split the work: networks can be trained before, and are measured with nothing beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import physics_solvers
+from benchmarks.harness import Bench, Row, Times, main, shape
+from benchmarks.peers import fno
+from benchmarks.physics_checks import checks
+from benchmarks.physics_models import FNO, OURS, lengthened, trained, trained_fno
+from benchmarks.physics_study import EQUATIONS, FIELDS, grid_shape, made, made_longer, persistence, relative_l2
+from farfield.apps.physics.case import Case
+from farfield.apps.physics.runs import Runs
+
+NAME = "graphsplinenets"
+# Frames of the long rollouts: 200 steps of the data.
+LONG = 201
+TIMED = 7
+
+
+def options() -> tuple[argparse.Namespace, list[str]]:
+    """What this benchmark is asked beyond what every one is."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--equations", default=",".join(EQUATIONS), help="separated by commas")
+    parser.add_argument("--variants", default=",".join((*OURS, FNO)), help="networks, separated by commas")
+    parser.add_argument("--train-seconds", type=float, default=None, help="wall time of each training (60; quick: 8)")
+    parser.add_argument("--stage", default="all", choices=("all", "data", "train", "measure"))
+    parser.add_argument("--work", type=Path, default=None, help="folder that keeps trained networks")
+    parser.add_argument("--workers", type=int, default=2, help="processes that simulate")
+    parser.add_argument("--set", action="append", default=[], help="settings of the recipe, as model.width=96")
+    return parser.parse_known_args()
+
+
+class Table:
+    """One equation: its runs, its networks, its rows."""
+
+    def __init__(self, bench: Bench, equation: str, asked: argparse.Namespace, work: Path) -> None:
+        self.bench, self.equation, self.asked, self.work = bench, equation, asked, work
+        self.seconds = asked.train_seconds or (8.0 if bench.quick else 60.0)
+        self.cases = made(equation, bench.quick, asked.workers)
+        self.runs = Runs.of(self.cases, fields=FIELDS[equation])
+        self.sizes = [count for _, count in self.runs.fields]
+        self.grid = grid_shape(self.runs.nodes)
+        self.chosen = [v for v in asked.variants.split(",") if v != FNO or (self.grid and fno.available())]
+
+    def train(self) -> None:
+        """All networks, one after another."""
+        for variant in self.chosen:
+            began = time.perf_counter()
+            self.network(variant)
+            print(f"{self.equation} {variant}: ready after {time.perf_counter() - began:.1f} s", flush=True)
+
+    def network(self, variant: str):  # type: ignore[no-untyped-def]
+        """An Ensemble, or an Fno."""
+        how = {"seconds": self.seconds, "work": self.work, "device": self.bench.device, "quick": self.bench.quick}
+        if variant == FNO:
+            assert self.grid is not None
+            return trained_fno(self.equation, self.runs, self.grid, **how)
+        return trained(self.equation, variant, self.runs, words=tuple(self.asked.set), **how)
+
+    def measure(self) -> Iterator[Row]:
+        """Errors by split, times, checks; then persistence and the simulator."""
+        for variant in self.chosen:
+            yield from self.rows(variant)
+        for split in self.splits():
+            part = self.runs.part(split)
+            yield self.row(
+                "persistence", split, 0, 0, error=relative_l2(persistence(part.values), part.values, self.sizes)
+            )
+        yield from self.solvers()
+
+    def splits(self) -> list[str]:
+        """Unseen runs: parameters between those trained on, and beyond them."""
+        return [s for s in ("test", "extrapolate") if self.runs.has(s)]
+
+    def rows(self, variant: str) -> Iterator[Row]:
+        """One network: relative L2 (mean, least and greatest of the seeds) by split, time, checks."""
+        network = self.network(variant)
+        provider = FNO if variant == FNO else f"farfield-{variant}"
+        members, nodes, steps = self.size(network)
+        for split in self.splits():
+            part = self.runs.part(split)
+            said = [self.rollout(network, part, k) for k in range(members)]
+            errors = torch.stack([relative_l2(s, part.values, self.sizes) for s in said])
+            times = self.timed(network, part) if split == "test" else None
+            yield self.row(provider, split, nodes, steps, error=errors, times=times)
+            of_seed = errors.mean(dim=1)
+            together = relative_l2(torch.stack(said).mean(dim=0), part.values, self.sizes).mean()
+            for metric, value in (("least", of_seed.min()), ("greatest", of_seed.max()), ("ensemble", together)):
+                yield self.row(provider, split, nodes, steps, metric=f"relative_l2_{metric}", value=float(value))
+            if split == "test":
+                yield from self.extra(provider, network, part, said[0], nodes, steps)
+
+    def extra(self, provider, network, part: Runs, said: Tensor, nodes: int, steps: int) -> Iterator[Row]:  # type: ignore[no-untyped-def]
+        """What is shown once: training, batched time, boundaries, long rollouts, forces."""
+        found: dict[str, float] = {}
+        if provider == FNO:
+            found |= {"train_s": network.seconds, "train_steps": network.steps}
+        else:
+            found |= {
+                "train_s": float(network.about["train_seconds"]),
+                "train_steps": float(network.about["max_steps"]),
+            }
+        held = torch.from_numpy(self.runs.held)
+        if held.any():
+            found["dirichlet_error"] = float((said - part.values[:, :1])[:, :, held].abs().max())
+        found |= checks(self.equation, self.cases, self.runs, network, part, said)
+        longer = self.longer()
+        if longer is not None:
+            far = self.rollout(network if provider == FNO else lengthened(network, longer.times), longer, 0)
+            found["relative_l2_200"] = float(relative_l2(far, longer.values, self.sizes).mean())
+            found["growth_200"] = float(far.abs().max() / longer.values.abs().max())
+            found["mean_drift_200"] = _drift(far, longer.values)
+        for metric, value in found.items():
+            yield self.row(provider, "test", nodes, steps, metric=metric, value=value)
+
+    def longer(self) -> Runs | None:
+        """Runs of 200 steps; the channel's cost too much to be made again."""
+        if self.equation == "channel":
+            return None
+        cases = made_longer(self.equation, self.bench.quick, self.asked.workers, 33 if self.bench.quick else LONG)
+        return Runs.of(cases, like=self.runs)
+
+    def size(self, network) -> tuple[int, int, int]:  # type: ignore[no-untyped-def]
+        """Members, nodes, calls of the network a rollout."""
+        if isinstance(network, fno.Fno):
+            return len(network.models), len(self.runs.nodes), -(-(len(self.runs.times) - 1) // network.window)
+        return network.members_count, network.nodes, network.steps
+
+    def rollout(self, network, part: Runs, member: int) -> Tensor:  # type: ignore[no-untyped-def]
+        """(R, T, N, C) on the CPU."""
+        if isinstance(network, fno.Fno):
+            device = self.bench.device
+            first, static = part.values[:, 0].to(device), part.static.float().to(device)
+            with torch.no_grad():
+                return network.rollout(first, static, len(part.times), member).cpu()
+        found: Tensor = network.rollout(part, member=member, device=str(self.bench.device))
+        return found.cpu()
+
+    def timed(self, network, part: Runs) -> Times:  # type: ignore[no-untyped-def]
+        """Milliseconds a rollout of one run, all frames at all nodes, from its first frame on the device."""
+        one, device = part.take([0]), self.bench.device
+        if isinstance(network, fno.Fno):
+            call = _captured(network, one, device)
+            samples = [_seconds(call, device) for _ in range(TIMED)]
+        else:
+            samples = [network.seconds(one, str(device)) for _ in range(TIMED)]
+        low, middle, high = np.quantile(samples, [0.2, 0.5, 0.8]) * 1e3
+        return Times(low, middle, high, None, None, tuple(s * 1e3 for s in samples))
+
+    def solvers(self) -> Iterator[Row]:
+        """The simulator on the CPU, one thread, on grids from coarse to that of the data."""
+        test = [c for c in self.cases if c.origin["split"] == "test"][: 2 if self.equation == "channel" else 4]
+        own = settings_of_grid(self.equation, test[0])
+        for level in [*physics_solvers.LEVELS[self.equation], *([] if self.equation == "channel" else [own])]:
+            solved = [physics_solvers.solve(c, self.equation, level, FIELDS[self.equation]) for c in test]
+            if any(s is None for s in solved):
+                continue
+            done = [s for s in solved if s is not None]
+            took = np.quantile([s.seconds for s in done], [0.2, 0.5, 0.8]) * 1e3
+            times = Times(*took, None, None, tuple(s.seconds * 1e3 for s in done))
+            nodes, frames = len(done[0].case.nodes), len(self.runs.times)
+            provider = "farfield-solver-cpu"
+            if self.equation == "channel":
+                yield self.row(provider, "test", nodes, frames - 1, times=times)
+                for metric in ("drag_mean", "wake_frequency"):
+                    pairs = [
+                        (s.case.results[metric].value, c.results[metric].value) for s, c in zip(done, test, strict=True)
+                    ]
+                    off = float(np.mean([abs(a - b) / abs(b) for a, b in pairs]))
+                    yield self.row(provider, "test", nodes, frames - 1, metric=f"{metric}_error", value=off)
+            else:
+                said = torch.from_numpy(np.stack([s.values for s in done]))
+                truth = Runs.of(test, like=self.runs).values
+                yield self.row(
+                    provider, "test", nodes, frames - 1, error=relative_l2(said, truth, self.sizes), times=times
+                )
+
+    def row(
+        self,
+        provider: str,
+        split: str,
+        nodes: int,
+        steps: int,
+        *,
+        error: Tensor | None = None,
+        times: Times | None = None,
+        metric: str = "",
+        value: float | None = None,
+    ) -> Row:
+        """One line of the CSV."""
+        at = shape(equation=self.equation, split=split, nodes=nodes, steps=steps)
+        kind = "fp64" if "solver" in provider else "fp32"
+        row = self.bench.row(NAME, provider, "fwd" if times else "", at, kind, times=times, metric=metric, value=value)
+        return row if error is None else replace(row, rel_err=float(error.mean()))
+
+
+def settings_of_grid(equation: str, case: Case) -> dict[str, object]:
+    """The grid that the data themselves were made on."""
+    from benchmarks.physics_study import settings_of
+
+    names = ("cells",) if equation in ("heat", "wave", "navier-stokes") else ("triangle", "triangle_at_obstacles")
+    return {name: settings_of(case)[name] for name in names}
+
+
+def _drift(said: Tensor, true: Tensor) -> float:
+    """How far the mean over nodes goes astray at the last frame, by the spread of the field at the first."""
+    off = (said[:, -1].mean(dim=1) - true[:, -1].mean(dim=1)).abs()
+    return float((off / true[:, 0].std(dim=1)).mean())
+
+
+def _captured(network: fno.Fno, part: Runs, device: torch.device) -> Callable[[], object]:
+    """One rollout, as a graph of the GPU where the FFT allows it."""
+    first, static = part.values[:, 0].to(device), part.static.float().to(device)
+
+    def call() -> Tensor:
+        with torch.no_grad():
+            return network.rollout(first, static, len(part.times), 0)
+
+    call()
+    if device.type != "cuda":
+        return call
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def _seconds(call: Callable[[], object], device: torch.device, repeats: int = 20) -> float:
+    repeats = repeats if device.type == "cuda" else 2
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) / repeats
+
+
+def cases(bench: Bench) -> Iterator[Row]:
+    """Tables of physics; --equations, --variants, --train-seconds, --stage, --work, --workers, --set model.width=96."""
+    asked, _ = options()
+    with tempfile.TemporaryDirectory() as scratch:
+        work = asked.work or Path(scratch)
+        for equation in asked.equations.split(","):
+            if asked.stage == "data":
+                made(equation, bench.quick, asked.workers)
+                continue
+            table = Table(bench, equation, asked, work)
+            if asked.stage in ("all", "train"):
+                table.train()
+            if asked.stage in ("all", "measure"):
+                yield from table.measure()
+
+
+if __name__ == "__main__":
+    main(NAME, cases, options()[1] if len(sys.argv) > 1 else [])
