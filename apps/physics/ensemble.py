@@ -235,6 +235,8 @@ class Ensemble:
             "model": self.model,
             "places": about,
             "clock": {"knots": list(self.clock.knots), "order": self.clock.order, "even": self.clock.even},
+            "cells": list(like.cells),
+            "boundary": list(like.boundary),
             "period": list(like.period),
             "fields": [list(f) for f in like.fields],
             "inputs": [list(f) for f in like.input_fields],
@@ -429,9 +431,10 @@ def _like(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Runs:
     shape = (0, len(times), len(nodes))
     return Runs(
         nodes=nodes,
-        cells={k.removeprefix("cells."): v.numpy() for k, v in weights.items() if k.startswith("cells.")},
+        cells={k: weights[f"cells.{k}"].numpy() for k in config["cells"]},
         period=tuple(config["period"]),
-        boundary={k.removeprefix("boundary."): v.numpy() for k, v in weights.items() if k.startswith("boundary.")},
+        # In the order of the training: the network knows parts by their place.
+        boundary={k: weights[f"boundary.{k}"].numpy() for k in config["boundary"]},
         held=weights["held"].numpy(),
         times=times,
         values=torch.empty(*shape, count),
