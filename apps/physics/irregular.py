@@ -9,6 +9,7 @@ Shapes: N nodes of the mesh, n chosen ones, M triangles, E directed edges; coeff
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from farfield.apps.physics import clough_tocher
-from farfield.apps.physics.local_fit import local_weights, neighbours, ways
+from farfield.apps.physics.local_fit import in_sight, local_weights, neighbours, ways
 from farfield.apps.physics.locate import Locator
 from farfield.apps.physics.mesh import Cells
-from farfield.apps.physics.rims import Rim, rims, side_slopes, trace_weights, triangles_of
+from farfield.apps.physics.rims import Rim, border, rims, side_slopes, trace_weights, triangles_of
 from farfield.apps.physics.space import PIECE, SpaceMap, Stencil, look_up
 from farfield.core_ops.errors import DomainError, ShapeError
 
@@ -65,8 +66,9 @@ class Irregular(SpaceMap):
         pick = np.arange(len(places)) if chosen is None else np.unique(np.asarray(chosen, np.int64))
         graph = ways(places, triangles)
         lines = rims(places, triangles, parts, held)
-        extension = _extension(graph, places, pick, lines)
-        ends, slopes = _slopes(graph, places, triangles, lines)
+        sight = Sight(graph, places, border(triangles), Locator(places, triangles))
+        extension = _extension(sight, pick, lines)
+        ends, slopes = _slopes(sight, triangles, lines)
         self._set(places, triangles, parts, list(held), pick, extension, ends, slopes)
 
     def _set(
@@ -207,10 +209,27 @@ def _sparse(matrix: Any, dtype: torch.dtype) -> Tensor:
     ).coalesce()
 
 
-def _extension(graph: Any, nodes: Array, chosen: Index, lines: list[Rim]) -> Any:
+@dataclass(frozen=True)
+class Sight:
+    """What it takes to know which nodes see each other."""
+
+    graph: Any
+    nodes: Array
+    sides: Index
+    locator: Locator
+
+    def near(self, places: Index, sources: Index, count: int) -> Index:
+        """The nearest sources in sight of each place, (P, count), -1 for none."""
+        # Some of the nearest are hidden: half as many again are looked at.
+        found = neighbours(self.graph, self.nodes, places, sources, count + count // 2)
+        return in_sight(self.nodes, places, found, self.sides, self.locator, count)
+
+
+def _extension(sight: Sight, chosen: Index, lines: list[Rim]) -> Any:
     """Values at all nodes from those at the chosen ones, (N, n)."""
     from scipy import sparse
 
+    nodes = sight.nodes
     rank = np.full(len(nodes), -1)
     rank[chosen] = np.arange(len(chosen))
     rows, columns, data = [chosen], [rank[chosen]], [np.ones(len(chosen))]
@@ -224,7 +243,7 @@ def _extension(graph: Any, nodes: Array, chosen: Index, lines: list[Rim]) -> Any
         done[node] = True
     rest = np.flatnonzero(~done)
     if len(rest):
-        near = neighbours(graph, nodes, rest, chosen, NEAR_VALUE)
+        near = sight.near(rest, chosen, NEAR_VALUE)
         if (lost := (near < 0).all(axis=1)).any():
             place = ", ".join(f"{x:g}" for x in nodes[rest[lost][0]])
             raise DomainError(
@@ -239,14 +258,15 @@ def _extension(graph: Any, nodes: Array, chosen: Index, lines: list[Rim]) -> Any
     return sparse.coo_matrix((np.concatenate(data), index), shape=(len(nodes), len(chosen))).tocsr()
 
 
-def _slopes(graph: Any, nodes: Array, triangles: Index, lines: list[Rim]) -> tuple[Index, Any]:
+def _slopes(sight: Sight, triangles: Index, lines: list[Rim]) -> tuple[Index, Any]:
     """Directed edges (E, 2) and their slopes from the values at all nodes, (E, N)."""
     from scipy import sparse
 
+    nodes = sight.nodes
     every = np.arange(len(nodes))
     pairs = np.concatenate([triangles[:, [a, b]] for a, b in ((0, 1), (1, 0), (1, 2), (2, 1), (2, 0), (0, 2))])
     ends = np.unique(pairs, axis=0)
-    near = neighbours(graph, nodes, every, every, NEAR_SLOPE)
+    near = sight.near(every, every, NEAR_SLOPE)
     gradient = local_weights(nodes, nodes, near, gradient=True)[..., 1:]
     along = nodes[ends[:, 1]] - nodes[ends[:, 0]]
     weight = (gradient[ends[:, 0]] * along[:, None]).sum(axis=2)

@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from farfield.apps.physics.locate import Locator
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -18,6 +21,8 @@ Mask = NDArray[np.bool_]
 DETOUR = 1.6
 # Rows of weights whose magnitudes add up to more than this would enlarge the noise of a network.
 NOISE = 3.0
+# Sides of the boundary, the nearest ones of each place, that may stand between it and a neighbour.
+SIDES = 256
 # Of the matrix of ways, so many entries at once.
 BLOCK = 2**22
 
@@ -35,7 +40,7 @@ def ways(nodes: Array, triangles: Index) -> Any:
     across = np.stack([opposite[twin], opposite[twin + 1]], axis=1)
     # The diagonal is a way only where it stays within its two triangles.
     a, b, c, d = (nodes[k] for k in (sides[twin, 0], sides[twin, 1], across[:, 0], across[:, 1]))
-    turn = [(q - p)[:, 0] * (r - p)[:, 1] - (q - p)[:, 1] * (r - p)[:, 0] for p, q, r in ((c, d, a), (c, d, b))]
+    turn = [_turn(c, d, a), _turn(c, d, b)]
     every = np.unique(np.concatenate([sides, np.sort(across[turn[0] * turn[1] <= 0], axis=1)]), axis=0)
     length = np.linalg.norm(nodes[every[:, 0]] - nodes[every[:, 1]], axis=1)
     graph = sparse.coo_matrix((length, (every[:, 0], every[:, 1])), shape=(len(nodes), len(nodes)))
@@ -70,6 +75,43 @@ def neighbours(graph: Any, nodes: Array, places: Index, sources: Index, count: i
             break
         limit *= 3
     return found
+
+
+def in_sight(nodes: Array, places: Index, near: Index, sides: Index, locator: Locator, count: int) -> Index:
+    """The first `count` neighbours of each place that the straight line to it reaches within the domain, (P, count).
+
+    The nearest neighbour stays where none is in sight.
+
+    Args:
+        places: Nodes (P,). near: Neighbours (P, K), nearest first, -1 for none.
+        sides: Of the boundary (B, 2). locator: Of the mesh.
+    """
+    from scipy.spatial import cKDTree
+
+    there = near >= 0
+    start, end = np.broadcast_to(nodes[places][:, None], (*near.shape, 2)), nodes[near]
+    seen = there.copy()
+    a, b = nodes[sides[:, 0]], nodes[sides[:, 1]]
+    _, close = cKDTree((a + b) / 2).query(nodes[places], k=min(SIDES, len(sides)))
+    for first in range(0, len(places), step := max(1, BLOCK // (near.shape[1] * close.shape[1]))):
+        rows = slice(first, first + step)
+        p, q = start[rows, :, None], end[rows, :, None]
+        c, d = a[close[rows]][:, None], b[close[rows]][:, None]
+        ways = [_turn(p, q, c), _turn(p, q, d), _turn(c, d, p), _turn(c, d, q)]
+        # What only touches a side does not cross it.
+        least = 1e-9 * np.maximum(((q - p) ** 2).sum(axis=-1), ((d - c) ** 2).sum(axis=-1))
+        cut = (ways[0] * ways[1] < 0) & (ways[2] * ways[3] < 0) & (np.minimum.reduce(np.abs(ways)) > least)
+        seen[rows] &= ~cut.any(axis=2)
+    for share in (0.1, 0.5, 0.9):
+        between = start[seen] + share * (end[seen] - start[seen])
+        seen[seen] = locator.find(torch.from_numpy(between))[0].numpy() >= 0
+    seen[:, 0] |= there[:, 0] & ~seen.any(axis=1)
+    order = np.argsort(~seen, axis=1, kind="stable")[:, :count]
+    return np.where(np.take_along_axis(seen, order, axis=1), np.take_along_axis(near, order, axis=1), -1)
+
+
+def _turn(a: Array, b: Array, c: Array) -> Array:
+    return np.asarray((b - a)[..., 0] * (c - a)[..., 1] - (b - a)[..., 1] * (c - a)[..., 0])
 
 
 def local_weights(nodes: Array, places: Array, near: Index, gradient: bool = False) -> Array:

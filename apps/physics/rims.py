@@ -201,7 +201,8 @@ def side_slopes(nodes: Array, line: Rim) -> tuple[Index, Index, Array]:
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     stretch, bends = [[0]], []
     for k in range(1, len(sides)):
-        straight = abs(np.cross(along[k - 1], along[k])) < STRAIGHT and along[k - 1] @ along[k] > 0
+        (a, b), (c, d) = along[k - 1], along[k]
+        straight = abs(a * d - b * c) < STRAIGHT and a * c + b * d > 0
         bends.append(not straight)
         if straight:
             stretch[-1].append(k)
