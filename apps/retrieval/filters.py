@@ -8,15 +8,19 @@ numbers (true is 1) with numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from farfield.apps.retrieval.document import canonical, check_scalar, check_text
+from farfield.apps.retrieval.document import check_scalar, check_text
 from farfield.apps.training.errors import UserError
 
 Filter = Mapping[str, Any]
 ORDER = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 OPERATORS = ("eq", "ne", "in", "nin", *ORDER, "exists")
+SIGNS = {"=": "eq", "!=": "ne", ">=": "gte", "<=": "lte", ">": "gt", "<": "lt"}
+CONDITION = re.compile(r"([^=!<>]+)(=|!=|>=|<=|>|<)(.*)", flags=re.S)
 # SQLite takes a limited number of parameters in one statement.
 MAX_VALUES = 500
 
@@ -44,9 +48,24 @@ def sql(filters: Filter) -> tuple[str, list[Any]]:
     return " INTERSECT ".join(parts) or "SELECT doc FROM documents", values
 
 
-def key_of(filters: Filter) -> str:
-    """Text that is equal for equal filters."""
-    return canonical(filters)
+def parsed(conditions: Sequence[str]) -> dict[str, Any]:
+    """A filter of conditions as a person writes them: `lang=en`, `year>=2000`, `draft!=true`.
+
+    Values are JSON where they can be read as such, text otherwise.
+    Raises: UserError: a condition has no name or operator.
+    """
+    filters: dict[str, dict[str, Any]] = {}
+    for condition in conditions:
+        found = CONDITION.fullmatch(str(condition))
+        if not found:
+            raise UserError(f"filters: {condition!r:.80} came; name=value is accepted, with {', '.join(SIGNS)} between")
+        name, sign, text = found.groups()
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        filters.setdefault(name.strip(), {})[SIGNS[sign]] = value
+    return filters
 
 
 def _test(key: str, operator: str, value: Any) -> tuple[str, list[Any]]:

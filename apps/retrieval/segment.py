@@ -111,7 +111,8 @@ class Segment:
     def propose(self, queries: Vectors, k: int, live: Live | None, share: float) -> Rows:
         """At least k rows a query that are probably its best; see `Ann.propose`."""
         if self._device is not None:
-            return self._device(queries, k, live)[1]
+            on_device: Rows = self._device(queries, k, live)[1]
+            return on_device
         if self._ann is None:
             return scan(self.vectors, queries, k, live=live)[1]
         proposed: Rows = self._ann.propose(queries, k, live, share)

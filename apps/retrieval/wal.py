@@ -1,8 +1,8 @@
 """Damage in SQLite's write-ahead log, which SQLite itself passes over in silence.
 
 SQLite reads a log up to the first frame whose checksum is wrong, as if the rest had never been written. After a crash
-that is right: what follows is an unfinished transaction. A damaged byte in the middle looks the same and takes acknowledged
-commits with it. A frame that marks a commit, of the same salt, behind a bad frame tells the two apart.
+that is right: what follows is an unfinished transaction. A damaged byte in the middle looks the same and takes
+acknowledged commits with it. A frame that marks a commit, of the same salt, behind a bad frame tells the two apart.
 Source: the SQLite file format, section 4 (write-ahead log).
 """
 

@@ -1,8 +1,8 @@
 """Kill an index at random moments and look at what is left: `python disturb_index.py FOLDER ROUNDS SEED`.
 
 Each round forks a process that writes, deletes, merges and migrates, noting each call before it begins and after it
-returned, and kills it with SIGKILL. Then the index is opened again: it has to hold what was acknowledged, and of the call
-that was under way all or nothing.
+returned, and kills it with SIGKILL. Then the index is opened again: it has to hold what was acknowledged, and of the
+call that was under way all or nothing.
 """
 
 from __future__ import annotations
