@@ -4,5 +4,6 @@ VERBS = {
     "describe": "farfield.apps.physics.describe:describe",
     "simulate": "farfield.apps.physics.simulate:simulate",
     "train": "farfield.apps.physics.train:train",
+    "query": "farfield.apps.physics.query:query",
     "evaluate": "farfield.apps.physics.evaluate:evaluate",
 }
