@@ -93,19 +93,21 @@ class Ensemble:
 
     @torch.no_grad()
     def members(self, runs: Runs, device: str = "auto") -> Tensor:
-        """Every member's fields at all frames and nodes of the data, (K, R, T, N, C)."""
+        """Every member's fields at all frames and nodes of the data, (K, R, T, N, C); held values are the runs' own."""
         self._fits(runs)
         on = resolve_device(device)
         net = self.net.to_device(on).eval()
         curve = torch.from_numpy(curve_matrix(self.clock, self.clock.knots, runs.times)).float().to(on)
         whole, places, scales = whole_run(self.clock, on), self.places.to(on), self.scales.to(on)
+        known = torch.from_numpy(runs.held).to(on)
         size = self.members_count * runs.values[0].numel()
         batch = max(1, HELD_AT_ONCE // max(1, size))
         found = []
         for first in range(0, len(runs), batch):
             part = runs.take(range(first, min(first + batch, len(runs))))
             states = rolled_out(net, self.prepared(part, on), whole)
-            found.append(scales.physical(places.expanded(along(curve, states))).cpu())
+            fields = scales.physical(places.expanded(along(curve, states)))
+            found.append(torch.where(known, part.values.to(on), fields).cpu())
         return torch.cat(found, 1)
 
     def projected(self, runs: Runs) -> Tensor:
@@ -116,7 +118,8 @@ class Ensemble:
         curve = torch.from_numpy(curve_matrix(self.clock, self.clock.knots, runs.times)).float()
         fill = whole_run(self.clock, torch.device("cpu")).fill[0][:, : len(runs.times)]
         states = along(fill, self.places.started(self.scales.fields(runs.values)))
-        return self.scales.physical(self.places.expanded(along(curve, states)))
+        fields = self.scales.physical(self.places.expanded(along(curve, states)))
+        return torch.where(torch.from_numpy(runs.held), runs.values, fields)
 
     def rollout(self, runs: Runs, *, member: int | None = None, device: str = "auto") -> Tensor:
         """The mean of the members' fields, or one member's, (R, T, N, C)."""
@@ -133,8 +136,11 @@ class Ensemble:
         curve = torch.from_numpy(curve_matrix(self.clock, self.clock.knots, runs.times)).float().to(on)
         whole, places, scales = whole_run(self.clock, on), self.places.to(on), self.scales.to(on)
 
+        known, values = torch.from_numpy(run.held).to(on), run.values.to(on)
+
         def once() -> Tensor:
-            return scales.physical(places.expanded(along(curve, rolled_out(net, prepared, whole))))
+            fields = scales.physical(places.expanded(along(curve, rolled_out(net, prepared, whole))))
+            return torch.where(known, values, fields)
 
         with torch.inference_mode():
             return _timed(once, on, repeats)

@@ -131,7 +131,8 @@ class GraphSplineNets(nn.Module):
         r, c = self.rank, state.shape[-1]
         here = slice(w * r, w * r + r + 1)
         size = amplitude(state) if self.by_run else torch.ones_like(state[..., :1, :1])
-        change = self.change[known.interval[..., w]] * size
+        # Intervals beyond those trained on change as the last of them.
+        change = self.change[known.interval[..., w].clamp(max=len(self.change) - 1)] * size
         held = known.held[:, :, here][:, :, 1:]
         told = [state / size]
         if self.moving:

@@ -30,7 +30,8 @@ class Learning(LightningModule):
         net: The networks. train, valid: Data; valid may be None.
         clock: Coarse times. settings: recipes/physics/trainer/.
         max_steps: Of the whole run. seed: Of the draws. precision: fp32 or bf16.
-        expand: (N, n) or None, and truth (R, T, N, C) of valid, normalised, for the error at all nodes.
+        expand: (N, n) or None, truth (R, T, N, C) of valid, normalised, and known (N, C): for the error at all nodes
+            whose values are not held.
         residual: The equation's own loss, if any.
     """
 
@@ -48,6 +49,7 @@ class Learning(LightningModule):
         curve: Tensor,
         expand: Tensor | None,
         truth: Tensor | None,
+        known: Tensor,
         residual: Residual | None = None,
     ) -> None:
         super().__init__()
@@ -60,7 +62,7 @@ class Learning(LightningModule):
         self.clip = float(settings["clip"] or 0)
         self.stages: list[int] = [int(w) for w in settings["unroll"]]
         self.residual = residual
-        self.curve, self.expand, self.truth = curve, expand, truth
+        self.curve, self.expand, self.truth, self.known = curve, expand, truth, known
         self.windows = {w: windows_of(clock, clock.windows(w)) for w in set(self.stages)}
         self._whole: Windows | None = None
         self._table: tuple[int, int, Tensor] | None = None
@@ -163,7 +165,8 @@ class Learning(LightningModule):
         for r in range(states.shape[1]):
             frames = along(self.curve, states[:, r])
             found = frames if self.expand is None else self.expand @ frames
-            error, truth = found[:, 1:] - self.truth[r, 1:], self.truth[r, 1:]
+            truth = self.truth[r, 1:]
+            error = torch.where(self.known, 0.0, found[:, 1:] - truth)
             total.append(error.flatten(1).norm(dim=1) / truth.norm().clamp(min=1e-30))
         self.log("val/relative_l2", torch.stack(total).mean(), batch_size=1)
 

@@ -37,8 +37,8 @@ class Places:
         boundary: Coarse nodes by part. held: (n, C), where values are known beforehand.
         sample: (n, N) float32: values of data at the coarse nodes; None is the identity, as below.
         expand: (N, n): the spline at the nodes of the data.
-        start: (C, n, N): the coarse state whose spline is nearest to data, held values exact.
-        nearest, root: (n, N), (n, n): |expand v - u|^2 = |root (v - nearest u)|^2 + what no v can change.
+        start: (C, n, N): the coarse state whose spline is nearest to data where these are not held; held values exact.
+        root: (C, n, n): |expand v - u|^2 = |root (v - start u)|^2 + what no v can change, over nodes that are not held.
     """
 
     space: SpaceMap | None
@@ -48,7 +48,6 @@ class Places:
     sample: Tensor | None
     expand: Tensor | None
     start: Tensor | None
-    nearest: Tensor | None
     root: Tensor | None
     chosen: np.ndarray | None = None
 
@@ -59,7 +58,7 @@ class Places:
 
     def to(self, device: torch.device) -> Places:
         """The maps on a device."""
-        names = ("held", "sample", "expand", "start", "nearest", "root")
+        names = ("held", "sample", "expand", "start", "root")
         maps = {name: getattr(self, name) for name in names}
         return replace(self, **{name: None if m is None else m.to(device) for name, m in maps.items()})
 
@@ -73,10 +72,6 @@ class Places:
             return values
         start = self.start
         return torch.stack([values[..., c] @ start[c].mT for c in range(values.shape[-1])], -1)
-
-    def targets(self, values: Tensor) -> Tensor:
-        """Data (.., N, C) as the coarse states with the nearest spline, held values or not."""
-        return values if self.nearest is None else self.nearest @ values
 
     def expanded(self, states: Tensor) -> Tensor:
         """Coarse states (.., n, C) at the nodes of the data (.., N, C)."""
@@ -98,7 +93,7 @@ def places_of(runs: Runs, model: Mapping[str, Any], train: Runs) -> tuple[Places
         found = pairs if len(pairs) and model["graph"] in ("auto", "mesh") else None
         boundary = {part: torch.from_numpy(np.asarray(index)) for part, index in runs.boundary.items()}
         held = torch.from_numpy(runs.held)
-        places = Places(None, nodes, boundary, held, None, None, None, None, None)
+        places = Places(None, nodes, boundary, held, None, None, None, None)
         if found is not None and is_grid(nodes):
             found = grid_pairs(grid_shape(nodes), tuple(p is not None for p in runs.period), int(model["levels"]))
         return places, _graph(places, runs, model, found)
@@ -121,7 +116,8 @@ def places_from(
         sample = torch.zeros(len(chosen), len(runs.nodes), dtype=torch.float64)
         sample[torch.arange(len(chosen)), torch.from_numpy(chosen)] = 1
     held = held_nodes(space.boundary, len(space.nodes), runs.dirichlet, runs.fields)
-    rotate, root = torch.linalg.qr(expand)
+    known = torch.from_numpy(runs.held)
+    maps = [_nearest_state(expand, sample, held[:, c], known[:, c]) for c in range(held.shape[1])]
     places = Places(
         space=space,
         nodes=space.nodes.numpy(),
@@ -129,32 +125,37 @@ def places_from(
         held=held,
         sample=sample.float(),
         expand=expand.float(),
-        start=torch.stack([_nearest_state(expand, sample, held[:, c]) for c in range(held.shape[1])]).float(),
-        nearest=torch.linalg.solve(root, rotate.mT).contiguous().float(),
-        root=root.float(),
+        start=torch.stack([start for start, _ in maps]).float(),
+        root=torch.stack([root for _, root in maps]).float(),
         chosen=chosen,
     )
     levels = int(model["levels"])
-    known = None
+    pattern = None
     if model["graph"] == "auto":
         if chosen is not None:
-            known = territory_pairs(runs.nodes, pairs, chosen, levels)
+            pattern = territory_pairs(runs.nodes, pairs, chosen, levels)
         else:
-            known = grid_pairs(tuple(space.shape), tuple(p is not None for p in runs.period), levels)  # type: ignore[attr-defined]
-    return places, _graph(places, runs, model, known)
+            pattern = grid_pairs(tuple(space.shape), tuple(p is not None for p in runs.period), levels)  # type: ignore[attr-defined]
+    return places, _graph(places, runs, model, pattern)
 
 
-def _nearest_state(expand: Tensor, sample: Tensor, held: Tensor) -> Tensor:
-    """(n, N): least squares for the free values, the held ones as sampled."""
+def _nearest_state(expand: Tensor, sample: Tensor, held: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, N), (n, n): least squares over the data's nodes that are not held, for the free values; and its root.
+
+    Args:
+        held: (n,) coarse nodes, known: (N,) nodes of the data, with values known beforehand.
+    """
+    rows = expand[~known]
     weight = RIDGE * float((expand**2).sum() / expand.shape[1])
     found = torch.zeros_like(sample)
     found[held] = sample[held]
     free = ~held
-    rest = torch.eye(expand.shape[0], dtype=expand.dtype) - expand[:, held] @ sample[held]
-    inner = expand[:, free]
+    rest = torch.eye(expand.shape[0], dtype=expand.dtype)[~known] - rows[:, held] @ sample[held]
+    inner = rows[:, free]
     normal = inner.mT @ inner + weight * torch.eye(inner.shape[1], dtype=expand.dtype)
     found[free] = torch.linalg.solve(normal, inner.mT @ rest + weight * sample[free])
-    return found
+    root = torch.linalg.qr(torch.cat([rows, rows.new_zeros(max(0, expand.shape[1] - len(rows)), expand.shape[1])])).R
+    return found, root
 
 
 def _space(runs: Runs, model: Mapping[str, Any], train: Runs, pairs: np.ndarray) -> tuple[SpaceMap, np.ndarray | None]:

@@ -136,7 +136,7 @@ class Prepared:
     Args:
         states: (R, T, n, C), held values exact. targets: (R, T, n, C), what the loss compares with.
         inputs: (R, T, n, I). signals: (R, T, Z). static: (R, S). moving: As of `Scales`. length: As of `Scales`.
-        root: (n, n), as of `Places`; None compares node by node. nodal: Whether the loss is that of the coarse
+        root: (C, n, n), as of `Places`; None compares node by node. nodal: Whether the loss is that of the coarse
             nodes and times alone.
         points: N, over which the squared error at all nodes is a mean.
     """
@@ -192,7 +192,7 @@ class Prepared:
         else:
             error = _filled(maps, states) - targets[:, :, 1:]
             if self.root is not None:
-                error = self.root @ error
+                error = torch.einsum("cmn,kbfnc->kbfmc", self.root, error)
             cost = error.pow(2).sum((-2, -1)) / (self.points * error.shape[-1])
         if by_run:
             cost = cost / amplitude(targets[:, :, :1]).pow(2)[..., 0, 0]
@@ -209,7 +209,7 @@ def prepare(runs: Runs, places: Places, scales: Scales, model: Mapping[str, Any]
     values = scales.fields(runs.values)
     states = places.started(values)
     nodal = model["loss"] == "nodes"
-    targets = places.sampled(values) if nodal else places.targets(values)
+    targets = places.sampled(values) if nodal else states
     static = runs.static.double()
     static = torch.where(scales.static_log, static.clamp(min=1e-300).log(), static)
     inputs = (places.sampled(runs.inputs) - scales.input_mean) / scales.input_spread

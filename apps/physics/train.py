@@ -85,6 +85,7 @@ def train(
     runs = Runs.of(cases, fields, static, inputs, dirichlet, seed=seed)
     if runs.dirichlet:
         print(f"values known beforehand on: {', '.join(runs.dirichlet)}", file=sys.stderr)
+
     def trained(folder: Path, settings: dict[str, Any]) -> Ensemble:
         return train_runs(
             runs,
@@ -184,6 +185,7 @@ def train_runs(
             curve=curve.to(on),
             expand=None if places.expand is None else places.expand.to(on),
             truth=None if valid is None else scales.fields(valid.values).to(on),
+            known=torch.from_numpy(runs.held).to(on),
             residual=Residual(residual, learnt, places, scales, on) if residual else None,
         )
 

@@ -40,7 +40,12 @@ def test_splits_are_of_whole_runs_and_repeatable() -> None:
 
 def test_boundaries_that_never_change_are_known_beforehand() -> None:
     runs = Runs.of(heat_cases(2, frames=5))
-    assert runs.dirichlet == ("bottom", "left", "right", "top") or set(runs.dirichlet) == {"left", "right", "bottom", "top"}
+    assert runs.dirichlet == ("bottom", "left", "right", "top") or set(runs.dirichlet) == {
+        "left",
+        "right",
+        "bottom",
+        "top",
+    }
     assert runs.held.sum() == 4 * 12
     assert Runs.of([line_case()]).dirichlet == ()
     assert Runs.of([line_case()], dirichlet=["u:left"]).held.sum() == 9
