@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from farfield.apps.retrieval import filters as filtering
-from farfield.apps.retrieval.document import Hit, check_text
+from farfield.apps.retrieval.document import Hit, canonical, check_text
 from farfield.apps.retrieval.exact import Rows
 from farfield.apps.retrieval.fulltext import best_window, ranked
 from farfield.apps.retrieval.metrics import fuse
@@ -88,9 +88,9 @@ def _ranked(
     filters: filtering.Filter | None,
     by: str,
 ) -> list[list[Scored]]:
-    docs = _selected(collection, filters)
+    docs, named = _selected(collection, view, filters)
     depth = k if mode != "hybrid" else max(k, DEPTH)
-    dense = [] if vectors is None else view.search(vectors, depth, by, docs)
+    dense = [] if vectors is None else view.search(vectors, depth, by, docs, named)
     if mode == "dense" or texts is None or (docs is not None and not len(docs)):
         return [
             [Scored(one.doc, one.score, one, None) for one in found] for found in dense or [[] for _ in texts or []]
@@ -108,12 +108,21 @@ def _ranked(
     return answers
 
 
-def _selected(collection: Collection, filters: filtering.Filter | None) -> Rows | None:
+def _selected(collection: Collection, view: View, filters: filtering.Filter | None) -> tuple[Rows | None, str | None]:
+    """Numbers of the documents that match, and the filter's name where they are those of the view's own version."""
     if not filters:
-        return None
+        return None, None
     query, values = filtering.sql(filters)
-    found = collection.store.db.execute(query, values).fetchall()
-    return np.unique(np.array([doc for (doc,) in found], np.int64))
+    named = canonical(filters)
+
+    def choose() -> Rows | None:
+        found = collection.store.db.execute(query, values).fetchall()
+        chosen.append(np.unique(np.array([doc for (doc,) in found], np.int64)))
+        return chosen[0] if collection.store.meta("version") == view.version else None
+
+    chosen: list[Rows] = []
+    docs = view.chosen(named, choose)
+    return (chosen[0], None) if docs is None else (docs, named)
 
 
 def _hits(collection: Collection, view: View, scored: list[Scored], query: str) -> list[Hit]:

@@ -16,7 +16,7 @@ from farfield.apps.retrieval.ann import KINDS
 from farfield.apps.retrieval.document import Added, Document, Hit
 from farfield.apps.retrieval.filters import Filter
 from farfield.apps.retrieval.loading import load_view
-from farfield.apps.retrieval.store import WHOLE, Row, Store, Vectors, insert, remove
+from farfield.apps.retrieval.store import SOLE, WHOLE, Row, Store, Vectors, insert, remove
 from farfield.apps.retrieval.view import View
 from farfield.apps.training.errors import UserError
 
@@ -309,6 +309,8 @@ def vector_rows(encoded: Encoding) -> list[Row]:
     Raises: UserError: a vector holds what is no finite number.
     """
     spans = [(int(a), int(b)) for a, b in encoded.offsets]
+    if len(spans) == 1 and np.array_equal(encoded.whole, encoded.windows[0]):
+        return [Row(SOLE, *spans[0], unit(encoded.whole))]
     rows = [Row(i, a, b, unit(encoded.windows[i])) for i, (a, b) in enumerate(spans)]
     rows.append(Row(WHOLE, spans[0][0], spans[-1][1], unit(encoded.whole)))
     return rows

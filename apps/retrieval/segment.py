@@ -125,7 +125,8 @@ class Segment:
         if not counts.sum():
             return np.empty(0, np.int64)
         starts = np.repeat(left - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
-        return np.arange(counts.sum()) + starts
+        rows: Rows = np.arange(counts.sum()) + starts
+        return rows
 
 
 def manifest(path: Path, digest: str) -> dict[str, Any]:

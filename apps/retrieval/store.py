@@ -1,7 +1,7 @@
 """The truth of an index: one SQLite file with documents, metadata, windows, vectors and words.
 
 Names: n vectors, d their width. A document has a number (`doc`) that is never given twice; a vector has one (`vector`)
-that grows with time. Windows of a document are counted from 0, its whole vector is window -1.
+that grows with time. Windows of a document are counted from 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from farfield.apps.training.errors import UserError
 Vectors = NDArray[np.float32]
 FILE = "store.sqlite"
 FORMAT = 1
-WHOLE = -1
+# Windows that are none: the vector of the whole text, and the only vector of a text that is one window.
+WHOLE, SOLE = -1, -2
 # Seconds that a writer waits for another process.
 PATIENCE = 60.0
 SCHEMA = (

@@ -18,6 +18,7 @@ from farfield.apps.retrieval.segment import FOLDER, Segment, check_file, manifes
 from farfield.apps.retrieval.store import (
     FILE,
     RECORD,
+    SOLE,
     WHOLE,
     Damaged,
     Store,
@@ -130,7 +131,7 @@ def _documents(store: Store, progress: Progress | None) -> Iterator[Damage]:
         if set(kept) != set(metadata_rows(record(row).document.metadata)):
             yield Damage(where, "the table of filters differs from its metadata", "metadata", id)
         vectors = store.db.execute(f"SELECT encoder, {VECTOR} FROM vectors WHERE doc = ?", [doc]).fetchall()
-        if WHOLE not in {window for of, window, *_ in vectors if of == encoder}:
+        if not {WHOLE, SOLE} & {window for of, window, *_ in vectors if of == encoder}:
             yield Damage(where, "its vectors are missing", "vectors", id)
         for of, window, start, stop, crc, data in vectors:
             if unpacked(data, crc, doc, window, start, stop, d.get(of, 0)) is None:
@@ -251,7 +252,7 @@ def _mend_vectors(store: Store, id: str, encoder: Encoder | None) -> bool:
                 break
             mended.append((copy, vector))
     else:
-        if WHOLE in {row[1] for row in known}:
+        if {WHOLE, SOLE} & {row[1] for row in known}:
             with store.writing() as db:
                 db.executemany("UPDATE vectors SET data = ? WHERE vector = ?", mended)
                 db.execute("DELETE FROM vectors WHERE doc = ? AND encoder <> ?", [found.doc, serving])

@@ -5,7 +5,7 @@ Shapes: m queries, d width, k results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -13,10 +13,12 @@ from typing import Protocol
 import numpy as np
 
 from farfield.apps.retrieval.exact import Live, Rows, Vectors, scan
-from farfield.apps.retrieval.store import WHOLE
+from farfield.apps.retrieval.store import SOLE, WHOLE
 
 # Selected vectors up to which all of them are scanned exactly.
 EXACT_BELOW = 20_000
+# Filters whose masks are kept.
+KEPT = 16
 BY = ("best", "window", "whole")
 
 
@@ -69,7 +71,8 @@ class View:
     all_segments: tuple[str, ...]
     last_vector: int
     last_tombstone: int
-    _masks: dict[str, tuple[Live | None, ...]] = field(default_factory=dict)
+    _masks: dict[tuple[str, str | None], tuple[Live | None, ...]] = field(default_factory=dict)
+    _filters: dict[str, Rows] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -78,16 +81,19 @@ class View:
             part.n if live is None else int(live.sum()) for part, live in zip(self.parts, self.lives, strict=True)
         )
 
-    def search(self, queries: Vectors, k: int, by: str = "best", docs: Rows | None = None) -> list[list[Found]]:
+    def search(
+        self, queries: Vectors, k: int, by: str = "best", docs: Rows | None = None, named: str | None = None
+    ) -> list[list[Found]]:
         """The k best documents of each query, a document by the best of its vectors.
 
         Args:
             queries: (m, d) of unit length.
             by: best (whole or window), window, or whole: which vectors count.
             docs: Sorted numbers of the documents that may be in the answer; None is all.
+            named: The filter that chose docs, where its mask may be kept for the next query.
         Complexity: A proposal of each part, then O(vectors of the documents found) exact products.
         """
-        lives = self._selected(by, docs)
+        lives = self._selected(by, docs, named)
         counts = [part.n if live is None else int(live.sum()) for part, live in zip(self.parts, lives, strict=True)]
         answers: list[list[Found]] = [[] for _ in queries]
         exact = docs is not None and sum(counts) <= EXACT_BELOW
@@ -158,27 +164,41 @@ class View:
             # A product of fixed shape: the same vector has the same score in whichever part it lies.
             scores = [float(np.dot(part.vectors[row], query)) for row in rows]
             windows = part.windows[rows].tolist()
-            whole = next((s for s, w in zip(scores, windows, strict=True) if w == WHOLE), None)
+            whole = next((s for s, w in zip(scores, windows, strict=True) if w in (WHOLE, SOLE)), None)
             inside = [(s, w) for s, w in zip(scores, windows, strict=True) if w != WHOLE]
             score, window = max(inside, key=lambda pair: pair[0], default=(None, WHOLE))
             ranks = {"best": (whole, score), "window": (score,), "whole": (whole,)}[by]
             return Found(doc, max(s for s in ranks if s is not None), whole, window, score)
         return None
 
-    def _selected(self, by: str, docs: Rows | None) -> tuple[Live | None, ...]:
+    def chosen(self, named: str, choose: Callable[[], Rows | None]) -> Rows | None:
+        """Documents of a filter, asked for once; choose returns None where its answer is of another version."""
+        if named not in self._filters:
+            docs = choose()
+            if docs is None:
+                return None
+            if len(self._filters) >= KEPT:
+                self._filters.pop(next(iter(self._filters)), None)
+            self._filters[named] = docs
+        return self._filters[named]
+
+    def _selected(self, by: str, docs: Rows | None, named: str | None) -> tuple[Live | None, ...]:
         """Masks of the rows that may be proposed."""
-        if docs is None and by in self._masks:
-            return self._masks[by]
+        keep = docs is None or named is not None
+        if keep and (masks := self._masks.get((by, named))) is not None:
+            return masks
         lives: list[Live | None] = []
         for part, live in zip(self.parts, self.lives, strict=True):
             if by != "best":
-                kind = (part.windows == WHOLE) == (by == "whole")
+                kind = (part.windows == SOLE) | ((part.windows == WHOLE) == (by == "whole"))
                 live = kind if live is None else live & kind
             if docs is not None:
                 mask = np.zeros(part.n, np.bool_)
                 mask[part.rows_of(docs)] = True
                 live = mask if live is None else live & mask
             lives.append(live)
-        if docs is None:
-            self._masks[by] = tuple(lives)
+        if keep:
+            if len(self._masks) >= KEPT:
+                self._masks.pop(next(iter(self._masks)), None)
+            self._masks[(by, named)] = tuple(lives)
         return tuple(lives)

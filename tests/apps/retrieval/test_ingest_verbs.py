@@ -136,7 +136,7 @@ def test_actions_keep_the_answers(data, tmp_path, capsys):
     call(index_verb.index, tmp_path, action="migrate", encoder="other")
     call(index_verb.index, tmp_path, action="migrate", encoder="minilm")
     assert [h.id for h in call(search_verb.search, tmp_path, query="alpha3 beta", mode="dense")] == answer
-    assert "segments: flat of 20; in memory: 0" in capsys.readouterr().out
+    assert "segments: flat of 10; in memory: 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
