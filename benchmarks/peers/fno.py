@@ -6,6 +6,7 @@ Shapes: R runs, T frames, X Y nodes of the grid, C components, S numbers of a ru
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,8 +78,8 @@ def train(
     width: int = 32,
     layers: int = 4,
     batch: int = 32,
-    lr: float = 2e-3,
-    noise: float = 0.01,
+    lr: float = 3e-3,
+    noise: float = 0.003,
 ) -> Fno:
     """Operators trained side by side for `seconds` of wall time altogether.
 
@@ -101,7 +102,6 @@ def train(
     found = Fno([], window, shape, mean, std, static.mean(dim=0), spread.clamp_min(1e-12), where)
     scaled = ((values - mean) / std).movedim(-1, -2).unflatten(-1, shape)
     numbers = (static - found.static_mean) / found.static_std
-    optimisers = []
     for seed in seeds:
         torch.manual_seed(seed)
         model = FNO(
@@ -113,30 +113,22 @@ def train(
             domain_padding=None if periodic else 0.15,
         ).to(device)
         found.models.append(model)
-        optimisers.append(torch.optim.Adam(model.parameters(), lr=lr))
+    optimiser = torch.optim.Adam([p for model in found.models for p in model.parameters()], lr=lr)
     generator = torch.Generator().manual_seed(seeds[0])
+    passes: dict[int, Pass] = {}
     began = time.perf_counter()
     while (used := (time.perf_counter() - began) / seconds) < 1:
         # Longer windows towards the end, as the graph networks beside it.
-        unroll = 1 if used < 0.4 else 2 if used < 0.7 else 4
-        unroll = min(unroll, (frames - 1) // window)
-        rate = lr * (0.01 + 0.99 * 0.5 * (1 + torch.cos(torch.tensor(used * torch.pi)).item()))
-        for model, optimiser in zip(found.models, optimisers, strict=True):
-            pick = torch.randint(runs, (batch,), generator=generator)
-            start = torch.randint(frames - unroll * window, (batch,), generator=generator)
-            at = (start[:, None] + torch.arange(unroll * window + 1)).to(device)
-            target = scaled[pick.to(device)[:, None], at]
-            x = target[:, 0] + noise * torch.randn_like(target[:, 0]) * ~where
-            said = []
-            for _ in range(unroll):
-                said.append(found.ahead(model, x, numbers[pick.to(device)]))
-                x = said[-1][:, -1]
-            loss = (torch.cat(said, dim=1) - target[:, 1:]).square().mean()
-            optimiser.param_groups[0]["lr"] = rate
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+        unroll = min(1 if used < 0.4 else 2 if used < 0.7 else 4, (frames - 1) // window)
+        if unroll not in passes:
+            passes = {unroll: Pass(found, scaled, numbers, unroll, batch, noise)}
+        pick = torch.randint(runs, (len(seeds), batch), generator=generator)
+        start = torch.randint(frames - unroll * window, (len(seeds), batch), generator=generator)
+        passes[unroll].gradients(pick, start)
+        optimiser.param_groups[0]["lr"] = lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(used * math.pi)))
+        for model in found.models:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+        optimiser.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
         found.steps += 1
@@ -144,3 +136,55 @@ def train(
     for model in found.models:
         model.eval().requires_grad_(False)
     return found
+
+
+class Pass:
+    """Forward and backward passes of all seeds; on a GPU recorded once and replayed, as those of our own networks are.
+
+    Args:
+        fno: The operators. values: (R, T, C, X, Y), scaled. numbers: (R, S), scaled. unroll: Windows in a row.
+    """
+
+    def __init__(self, fno: Fno, values: Tensor, numbers: Tensor, unroll: int, batch: int, noise: float) -> None:
+        self.fno, self.values, self.numbers, self.unroll, self.noise = fno, values, numbers, unroll, noise
+        self.ahead = torch.arange(unroll * fno.window + 1, device=values.device)
+        self.pick = torch.zeros(len(fno.models), batch, dtype=torch.int64, device=values.device)
+        self.start = torch.zeros_like(self.pick)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        if values.is_cuda:
+            for p in self._parameters():
+                p.grad = torch.zeros_like(p)
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(2):
+                    self._run()
+            torch.cuda.current_stream().wait_stream(side)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self._run()
+
+    def gradients(self, pick: Tensor, start: Tensor) -> None:
+        """Gradients of windows that begin at frames `start` of runs `pick`, both (seeds, batch)."""
+        self.pick.copy_(pick)
+        self.start.copy_(start)
+        if self.graph is None:
+            self._run()
+        else:
+            self.graph.replay()
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for model in self.fno.models for p in model.parameters()]
+
+    def _run(self) -> None:
+        for p in self._parameters():
+            if p.grad is not None:
+                p.grad.zero_()
+        for model, pick, start in zip(self.fno.models, self.pick, self.start, strict=True):
+            target = self.values[pick[:, None], start[:, None] + self.ahead]
+            x = target[:, 0] + self.noise * torch.randn_like(target[:, 0]) * ~self.fno.held
+            said = []
+            for _ in range(self.unroll):
+                said.append(self.fno.ahead(model, x, self.numbers[pick]))
+                x = said[-1][:, -1]
+            (torch.cat(said, dim=1) - target[:, 1:]).square().mean().backward()
