@@ -48,6 +48,16 @@ def by_best_window(queries: Vectors, documents: Sequence[Encoding]) -> list[Rank
     return _cosines(queries, windows, starts)
 
 
+def by_any_vector(queries: Vectors, documents: Sequence[Encoding]) -> list[Ranking]:
+    """Cosine with the nearest of a document's windows and its whole vector: what search does unless told otherwise.
+
+    Complexity: as of `by_best_window`.
+    """
+    vectors = np.concatenate([np.concatenate([e.windows, e.whole[None]]) for e in documents])
+    starts = np.cumsum([0, *(len(e.windows) + 1 for e in documents[:-1])])
+    return _cosines(queries, vectors, starts)
+
+
 def by_first_window(queries: Vectors, documents: Sequence[Encoding]) -> list[Ranking]:
     """Cosine with the first window: what an encoder that truncates sees."""
     return _cosines(queries, np.stack([e.windows[0] for e in documents]))

@@ -10,7 +10,7 @@ import pytest
 from farfield.apps.cli import main
 from farfield.apps.retrieval import evidence, ranking
 from farfield.apps.retrieval.encoder import Encoding
-from farfield.apps.retrieval.evaluate import BEST, BM25_FULL, HYBRID, Result, Score, default_mode, evaluate
+from farfield.apps.retrieval.evaluate import ANY, BEST, BM25_FULL, HYBRID, Result, Score, default_mode, evaluate
 from farfield.apps.retrieval.loco import Query, Task
 from farfield.apps.retrieval.metrics import Interval
 from farfield.apps.training.errors import UserError
@@ -92,7 +92,7 @@ def test_all_rows_with_an_encoder_and_again_from_its_cache(
     }
     results = evaluate(run_folder=tmp_path, **SETTINGS | more)
     rows = results["qmsum"].rows
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert set(results["qmsum"].differences) == set(rows) - {BM25_FULL}
     # A window of the key words alone is in no document, but the best window has them, and the first does not.
     assert rows[BEST].ndcg.mean > rows["encoder, first window"].ndcg.mean
@@ -154,11 +154,16 @@ def test_positions_are_those_that_rows_name_or_where_the_words_are() -> None:
 def test_the_best_window_decides_and_equal_documents_keep_their_order() -> None:
     def document(*rows: tuple[float, float]) -> Encoding:
         windows = np.array(rows, dtype=np.float32)
-        return Encoding(windows.mean(0), windows, np.zeros((len(rows), 2), dtype=np.int64), 1, False)
+        mean = windows.mean(0)
+        return Encoding(mean / np.linalg.norm(mean), windows, np.zeros((len(rows), 2), dtype=np.int64), 1, False)
 
     documents = [document((1, 0)), document((0.6, 0.8), (0, 1)), document((0, 1))]
     queries = np.array([[0, 1], [1, 0]], dtype=np.float32)
     assert ranking.by_best_window(queries, documents) == [[1, 2, 0], [0, 1, 2]]
+    # No window of the first is nearer than the second, but their mean is.
+    pair = [document((0.8, 0.6), (-0.8, 0.6)), document((0.6, 0.8))]
+    assert ranking.by_best_window(queries[:1], pair) == [[1, 0]]
+    assert ranking.by_any_vector(queries[:1], pair) == [[0, 1]]
     assert ranking.by_first_window(queries, documents) == [[2, 1, 0], [0, 1, 2]]
     assert ranking.by_words(["moon"], ["a", "moon a", "moon"], k1=1.2, b=0.75, first=None) == [[2, 1]]
     assert ranking.hybrid([[2, 1]], [[0, 2]], 60, (1, 1)) == [[2, 0, 1]]
@@ -182,7 +187,7 @@ def test_hybrid_is_the_default_if_it_wins_somewhere_and_loses_nowhere(
     results = {
         str(i): Result(
             *(1, 1, {}, "zero-shot", "unknown", 0, 0),
-            {BM25_FULL: score(0.5), BEST: score(best), HYBRID: score(0.5 + mean)},
+            {BM25_FULL: score(0.5), ANY: score(best), HYBRID: score(0.5 + mean)},
             {HYBRID: Interval(mean, low, mean + 0.01)},
         )
         for i, (mean, low) in enumerate(gains)
