@@ -8,34 +8,13 @@ Source: Clough and Tocher 1965; the conditions on the ordinates as in Farin 1986
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import factorial
+from itertools import product
 
 import torch
 from torch import Tensor
 
 # Exponents of the weights of corners i, j and of the centroid; the order of the ten ordinates.
 CUBIC = ((3, 0, 0), (0, 3, 0), (0, 0, 3), (2, 1, 0), (1, 2, 0), (2, 0, 1), (0, 2, 1), (1, 1, 1), (1, 0, 2), (0, 1, 2))
-
-
-def bernstein(w: Tensor, directions: Sequence[Tensor]) -> Tensor:
-    """The ten cubics (Q, 10) at barycentric coordinates w (Q, 3), differentiated along each direction (Q, 3)."""
-    degree = 3 - len(directions)
-    found: dict[tuple[int, ...], Tensor] = {}
-    power = [[torch.ones_like(u), u, u * u, u * u * u] for u in w.unbind(1)]
-    for a in range(degree + 1):
-        for b in range(degree + 1 - a):
-            c = degree - a - b
-            number = factorial(degree) / (factorial(a) * factorial(b) * factorial(c))
-            found[a, b, c] = power[0][a] * power[1][b] * (power[2][c] * number)
-    for v in directions:
-        degree += 1
-        raised: dict[tuple[int, ...], Tensor] = {}
-        for (a, b, c), value in found.items():
-            for k, up in enumerate(((a + 1, b, c), (a, b + 1, c), (a, b, c + 1))):
-                term = degree * v[:, k] * value
-                raised[up] = raised[up] + term if up in raised else term
-        found = raised
-    return torch.stack([found[key] for key in CUBIC], 1)
 
 
 def _ordinates(feet: Sequence[float]) -> Tensor:
@@ -63,8 +42,19 @@ def _ordinates(feet: Sequence[float]) -> Tensor:
 
 # The ordinates depend on the feet by these four matrices: at rest, and what each foot adds.
 _REST = _ordinates((0, 0, 0))
+# Coordinates in the part at side (i, j): of i, j and the centroid.
+_SPLIT = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-1.0, -1.0, 3.0]], dtype=torch.float64)
 _TURNS = torch.tensor([[1, 2, 0], [2, 0, 1], [0, 1, 2]])
-PARTS = torch.cat([_REST, *(_ordinates(tuple(float(k == n) for k in range(3))) - _REST for n in range(3))], 1)
+_PARTS = torch.cat([_REST, *(_ordinates(tuple(float(k == n) for k in range(3))) - _REST for n in range(3))], 1)
+
+
+# The ten cubics as products of coordinates: a square or a product of two, times a third; how often each occurs.
+_TWO, _THREE = torch.tensor([0, 1, 2, 0, 1, 0, 1, 0, 2, 2]), torch.tensor([0, 1, 2, 0, 1, 0, 1, 1, 2, 2])
+_LAST = torch.tensor([0, 1, 2, 1, 0, 2, 2, 2, 0, 1])
+_OFTEN = torch.tensor([1, 1, 1, 3, 3, 3, 3, 6, 3, 3], dtype=torch.float64)
+CUBICS = _OFTEN[:, None] * _PARTS
+# The same from products of three different factors, (27, 36): their every order.
+MIXED = torch.stack([_PARTS[CUBIC.index(tuple(abc.count(k) for k in range(3)))] for abc in product(range(3), repeat=3)])
 
 
 def weights(
@@ -82,13 +72,18 @@ def weights(
     k = place.argmin(1)
     turn = _TURNS[k]
     at = place.gather(1, turn)
-    w = torch.stack([at[:, 0] - at[:, 2], at[:, 1] - at[:, 2], 3 * at[:, 2]], 1)
-    directions = []
+    w = at @ _SPLIT
+    along: list[Tensor] = []
     for axis, count in enumerate(orders):
         if count and slopes is not None:
-            v = slopes[:, :, axis].gather(1, turn)
-            directions += [torch.stack([v[:, 0] - v[:, 2], v[:, 1] - v[:, 2], 3 * v[:, 2]], 1)] * count
-    parts = bernstein(w, directions) @ PARTS
+            along += [slopes[:, :, axis].gather(1, turn) @ _SPLIT] * count
+    if along:
+        # The derivative of a product of three equal factors, 3 v w w, and its derivative, 6 v v' w.
+        one, two = along[0], along[1] if len(along) == 2 else w
+        pairs = (one[:, :, None] * two[:, None, :]).flatten(1) * (3 * len(along))
+        parts = (pairs[:, :, None] * w[:, None, :]).flatten(1) @ MIXED
+    else:
+        parts = (w[:, _TWO] * w[:, _THREE] * w[:, _LAST]) @ CUBICS
     # Sides (i, j), (j, k), (k, i) are opposite to k, i, j.
     foot = feet.gather(1, turn)
     total = torch.addcmul(parts[:, :9], parts[:, 9:18], foot[:, 2:])
