@@ -21,7 +21,7 @@ from farfield.apps.physics.irregular import Irregular
 from farfield.apps.training import UserError
 
 Array = NDArray[np.float64]
-# Settings of each grid, the coarsest first; cells of grids divide those of the table.
+# Settings of each grid, the coarsest first.
 LEVELS: dict[str, list[dict[str, Any]]] = {
     "heat": [{"cells": [n, n]} for n in (6, 8, 12, 16, 24)],
     "wave": [{"cells": [n, n]} for n in (6, 8, 12, 16, 24)],
