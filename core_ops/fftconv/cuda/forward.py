@@ -62,19 +62,20 @@ def forward(x: Operands, circular: bool = False, spectra: Spectra | None = None)
         long_forward(x, y, size, staged, circular, spectra)
         return y
     whole = None
-    plan = replace(plan, spectrum=2) if x.lead or spectra is not None else plan
+    if x.lead or spectra is not None:
+        plan = replace(plan, spectrum=2 if plan.spectrum else 3)
     if spectra is not None:
         if plan.radices not in spectra:
             spectra[plan.radices] = (spectrum_of(plan, x.k, x.skip, u.shape[1], circular, x.lead),)
         (whole,) = spectra[plan.radices]
-    reads, device = plan.spectrum == 2, device_of(index)
+    reads, device = plan.spectrum >= 2, device_of(index)
     kernels, threads, shared = row_kernel(plan, u.dtype, gates, circular, index)
     made = size * 8 if reads and whole is None else 0
     for first, count in channel_chunks(u.shape[1], x.per_group, made, SPECTRUM_BYTES):
         part, out = (x, y) if count == u.shape[1] else (x.channels(first, count), cut(y, first, count))
         kf = None if whole is None else whole[first : first + count]
         kf = spectrum_of(plan, part.k, part.skip, count, circular, x.lead) if made else kf
-        splits = splits_for(u.shape[0], count, plan, device, 8 if reads else 64)
+        splits = splits_for(u.shape[0], count, plan, device, 8 if plan.spectrum == 2 else 64)
         kernels.launch(
             "forward", count * splits, threads, shared, part.u.data_ptr(), address(part.pregate),
             address(part.postgate), out.data_ptr(), part.k.data_ptr(), address(kf), address(part.skip),

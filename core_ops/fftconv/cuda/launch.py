@@ -144,10 +144,19 @@ class Columns:
     plan: ForwardPlan
     sms: int
 
-    def __call__(self, module: Module, name: str, rows: int, shared: int, *arguments: Any) -> None:
-        """Launch one over some rows."""
-        steps = max(1, min(rows, 8 * self.sms // self.plan.tiles))
-        module.launch(name, self.plan.tiles * steps, self.plan.threads, shared, *arguments, np.int32(rows))
+    def forward(self, module: Module, rows: int, shared: int, *arguments: Any, filters: bool = False) -> None:
+        """Launch `columns_forward` over some rows; filters are few: one wave of blocks, where a block fills a chip."""
+        waves = 1 if filters and self.plan.column_blocks == 1 else 8
+        steps = max(1, min(rows, waves * self.sms // self.plan.tiles))
+        blocks = self.plan.tiles * steps
+        module.launch("columns_forward", blocks, self.plan.threads, shared, *arguments, np.int32(rows))
+
+    def inverse(self, module: Module, rows: int, shared: int, *arguments: Any) -> None:
+        """Launch `columns_inverse` over some rows."""
+        together = max(1, min(rows, self.sms * self.plan.column_blocks // self.plan.tiles))
+        waves = min(-(-rows // together), 1 if self.plan.column_blocks == 1 else 8)
+        blocks, last = self.plan.tiles * together * waves, (np.int32(rows), np.int32(together))
+        module.launch("columns_inverse", blocks, self.plan.threads, shared, *arguments, *last)
 
 
 def filter_columns(columns: Columns, filters: Module, k: Tensor, point: int) -> tuple[Tensor, Tensor]:
@@ -155,9 +164,9 @@ def filter_columns(columns: Columns, filters: Module, k: Tensor, point: int) -> 
     plan, groups = columns.plan, k.shape[0]
     w = torch.empty(groups * plan.size * point // 4, dtype=torch.int32, device=k.device).view(groups, -1)
     scales = torch.empty(groups, plan.tiles, device=k.device)
-    columns(
-        filters, "columns_forward", groups, plan.forward_bytes(4, False, aligned(k[None])), k.data_ptr(), 0,
-        w.data_ptr(), scales.data_ptr(), 0, k.stride(0), 0, 0, np.int32(groups), np.int32(k.shape[1]),
+    columns.forward(
+        filters, groups, plan.forward_bytes(4, False, aligned(k[None])), k.data_ptr(), 0, w.data_ptr(),
+        scales.data_ptr(), 0, k.stride(0), 0, 0, np.int32(groups), np.int32(k.shape[1]), filters=True,
     )  # fmt: skip
     return w, scales
 

@@ -133,23 +133,39 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_fo
   }
 }
 
+// The rows of columns_inverse that a block takes: channel after channel in the order of time, `together` rows at work on a wave of blocks.
+struct Turns {
+  int batch, H, first, end, step;
+  FI Turns(int count, int channels, int together) : batch(count / channels), H(channels), step(together) {
+    const int place = blockIdx.x / TILES, waves = gridDim.x / TILES / together, span = (count + waves - 1) / waves;
+    first = place / together * span + place % together;
+    end = min(count, (place / together + 1) * span);
+  }
+  FI int b(int turn) const { return turn % batch; }
+  FI int h(int turn) const { return turn / batch; }
+  FI i64 row(int turn) const { return (i64)b(turn) * H + h(turn); }
+};
+
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_inverse(
-    const Point* w, const float* scales, const io* g2_, io* y_, i64 g2_sb, i64 g2_sh, i64 y_sb, i64 y_sh, int H, int L, int count) {
+    const Point* w, const float* scales, const io* g2_, io* y_, i64 g2_sb, i64 g2_sh, i64 y_sb, i64 y_sh, int H, int L, int count,
+    int together) {
   SHARED(memory);
   constexpr bool GATED = POST && STAGED;
   constexpr int SLOT = N1 * COLS * (int)sizeof(Point), GATE = GATED ? N1 * COLS * (int)sizeof(io) : 0, ALL = SLOT + N1 * 4 + GATE;
   const Tensor3<const io> g2{g2_, g2_sb, g2_sh};
   const Tensor3<io> y{y_, y_sb, y_sh};
-  const int c = threadIdx.x % COLS, t = threadIdx.x / COLS, n2 = blockIdx.x % TILES * COLS, step = gridDim.x / TILES;
+  const int c = threadIdx.x % COLS, t = threadIdx.x / COLS, n2 = blockIdx.x % TILES * COLS;
+  const Turns turns(count, H, together);
   unsigned char* place = memory;
-  auto fetch = [&](int bh) {
-    if (bh < count) {
+  auto fetch = [&](int turn) {
+    if (turn < turns.end) {
+      const i64 row = turns.row(turn);
       fetch_tile<N1, COLS * (int)sizeof(Point), N2 * (int)sizeof(Point), COLUMN_THREADS>(
-          place, w + (i64)bh * (N1 * N2) + n2, (i64)N1 * N2 * sizeof(Point));
-      if constexpr (!WIDE) fetch_line<N1, COLUMN_THREADS>(place + SLOT, scales + (i64)bh * N1, threadIdx.x);
+          place, w + row * (N1 * N2) + n2, (i64)N1 * N2 * sizeof(Point));
+      if constexpr (!WIDE) fetch_line<N1, COLUMN_THREADS>(place + SLOT, scales + row * N1, threadIdx.x);
       if constexpr (GATED)
         fetch_tile<N1, COLS * (int)sizeof(io), N2 * (int)sizeof(io), COLUMN_THREADS>(
-            place + SLOT + N1 * 4, g2.row(bh / H, bh % H) + n2, (i64)(L - n2) * sizeof(io));
+            place + SLOT + N1 * 4, g2.row(turns.b(turn), turns.h(turn)) + n2, (i64)(L - n2) * sizeof(io));
     }
     copy_commit();
   };
@@ -164,14 +180,15 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_in
   sincospif(-2.f * SN / SD * (t + fraction) / N1, &phase.y, &phase.x);
   const int at = threadIdx.x;
   c2 v[COL1];
-  fetch(blockIdx.x / TILES);
-  for (int bh = blockIdx.x / TILES; bh < count; bh += step) {
+  fetch(turns.first);
+  for (int turn = turns.first; turn < turns.end; turn += turns.step) {
+    const int b = turns.b(turn), h = turns.h(turn);
     copy_wait<0>();
     __syncthreads();
     unsigned char* here = place;
     if constexpr (INVERSE_DEEP == 2) {
       place = memory + (ALL - (place - memory));
-      fetch(bh + step);
+      fetch(turn + turns.step);
     }
     first.pin();
     last.pin();
@@ -200,8 +217,8 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_in
     exchange_halves(v, [&](auto i) -> float& { return far[(decltype(i)::v / COL3 * COL3 * COL3 + decltype(i)::v % COL3) * COLS]; },
                     [&](auto i) { return near[decltype(i)::v * COLUMN_THREADS]; });
     dft_shifted_real<COL1, SN, SD>(v, last, make_float2(phase.x * common, phase.y * common));
-    const io *s2 = (const io*)(here + SLOT + N1 * 4) + at, *p2 = POST ? g2.row(bh / H, bh % H) + n2 + c + t * N2 : 0;
-    io* py = y.row(bh / H, bh % H) + n2 + c + t * N2;
+    const io *s2 = (const io*)(here + SLOT + N1 * 4) + at, *p2 = POST ? g2.row(b, h) + n2 + c + t * N2 : 0;
+    io* py = y.row(b, h) + n2 + c + t * N2;
     auto finish = [&](auto j) {
       constexpr int J = decltype(j)::v;
       float x = v[J].x;
@@ -213,37 +230,42 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_in
     else each<COL1>([&](auto j) { if (COL3 * decltype(j)::v < lines) finish(j); });
     if constexpr (INVERSE_DEEP == 1) {
       __syncthreads();
-      fetch(bh + step);
+      fetch(turn + turns.step);
     }
   }
 }
 
 constexpr int E = Fft::E, T = Fft::T;
-constexpr int GROUP = T < 32 ? 32 : T, RPG = GROUP / T, ROW_THREADS = GROUP * GROUPS;
+constexpr int ROW_THREADS = T < 32 ? 32 : T, RPG = ROW_THREADS / T;  // rows of a block
 
-// One block: the row k1 of some channels for all of the batch; for each channel the filter's row is transformed first.
+// One block: the row k1 of some channels for all of the batch; for each channel the filter's row is transformed first. Channels go from
+// the last to the first: the columns before wrote the last ones last, and the columns after begin with the first ones.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, MINB) rows_product(
     Point* w, const float* tile_scales, float* row_scales, const Point* wk, const float* filter_scales, int B, int H, int per_group) {
   SHARED(table);
-  constexpr int SLOT = N2 * (int)sizeof(Point), LANES = RPG * (SLOT + TILES * 4);
-  const int group = threadIdx.x / GROUP, tid = threadIdx.x % GROUP, sub = tid / T;
-  const int k1 = blockIdx.x % N1;
-  c2* exchange = (c2*)(table + Fft::TABLE) + (group * RPG + sub) * Fft::SIZE;
-  unsigned char* slots = (unsigned char*)((c2*)(table + Fft::TABLE) + GROUPS * RPG * Fft::SIZE);
+  constexpr int SLOT = N2 * (int)sizeof(Point);
+  const int sub = threadIdx.x / T, t = threadIdx.x % T, k1 = blockIdx.x % N1;
+  c2* exchange = (c2*)(table + Fft::TABLE);
+  unsigned char* slots = (unsigned char*)(exchange + RPG * Fft::SIZE);
   c2* first = (c2*)slots;
-  float* reduced = (float*)(slots + 256) + group * (GROUP / 32);
-  slots += 384 + group * LANES + sub * (SLOT + TILES * 4);
-  const Point* sw = (const Point*)slots;
-  const float* scale_of = (const float*)(slots + SLOT);
-  auto sync = [&] { group_sync<GROUP, ROW_THREADS>(group); };
-  int h = blockIdx.x / N1;
-  const int t = tid % T;
-  auto fetch = [&](int first) {
-    if (first + sub < B) {
-      const i64 bh = (i64)(first + sub) * H + h;
-      for (int i = t; i < SLOT / 16; i += T) copy16(slots + i * 16, (const char*)(w + (bh * N1 + k1) * N2) + i * 16, 16);
-      if constexpr (!WIDE) fetch_line<TILES, T>(slots + SLOT, tile_scales + bh * TILES, t);
-    }
+  float* reduced = (float*)(slots + 256);
+  unsigned char* slot = slots + 384 + sub * (SLOT + TILES * 4);
+  const Point* sw = (const Point*)slot + t;
+  const float* scale_of = (const float*)(slot + SLOT);
+  auto sync = [&] { group_sync<ROW_THREADS, ROW_THREADS>(0); };
+  auto fetch = [&](const Point* row, const float* scales) {
+    unsigned char* to = slot + t * 16;
+    const char* from = (const char*)row + t * 16;
+    each<SLOT / 16 / T>([&](auto i) { copy16(to + decltype(i)::v * T * 16, from + decltype(i)::v * T * 16, 16); });
+    if constexpr (!WIDE) fetch_line<TILES, T>(slot + SLOT, scales, t);
+  };
+  // What follows: a row of channel h, from b on, or the filter of another channel.
+  auto fetch_row = [&](int b, int h) {
+    if (b + sub < B) fetch(w + (((i64)(b + sub) * H + h) * N1 + k1) * N2, tile_scales + ((i64)(b + sub) * H + h) * TILES);
+    copy_commit();
+  };
+  auto fetch_filter = [&](int h) {
+    fetch(wk + ((i64)(h / per_group) * N1 + k1) * N2, filter_scales + (i64)(h / per_group) * TILES);
     copy_commit();
   };
   const float shift = -(k1 - (float)SN / SD) / N1;
@@ -254,25 +276,35 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, MINB) rows_product(
   }
   if constexpr (RADIX2 == 1) __syncthreads();
   Fft fft;
-  fft.init(t, exchange, (float4*)table, threadIdx.x, ROW_THREADS, shift);
+  fft.init(t, exchange + sub * Fft::SIZE, (float4*)table, threadIdx.x, ROW_THREADS, shift);
   c2 v[E], ks[E];
-  for (; h < H; h += gridDim.x / N1) {
-    int b = group * RPG;
+  // The spectrum of the row that was fetched; it is that times the result. `next` fetches another.
+  auto transform = [&](auto next) {
+    float top = 1.f;
+    copy_wait<0>();
     sync();
-    fetch(b);
-    const Point* filter = wk + ((i64)(h / per_group) * N1 + k1) * N2;
-    each<E>([&](auto j) {
-      const int n = t + T * decltype(j)::v;
-#if WIDE
-      v[decltype(j)::v] = filter[n];
-#else
-      c2 p = unpack(filter[n]);
-      float scale = filter_scales[h / per_group * TILES + n / COLS];
-      v[decltype(j)::v] = make_float2(p.x * scale, p.y * scale);
-#endif
-    });
     fft.pin();
-    fft.forward(v, first, sync);
+#if WIDE
+    each<E>([&](auto j) { v[decltype(j)::v] = sw[T * decltype(j)::v]; });
+#else
+    if (one_scale<TILES, (T < 32 ? T : 32)>(scale_of, &top)) each<E>([&](auto j) { v[decltype(j)::v] = unpack(sw[T * decltype(j)::v]); });
+    else {
+      const float relative = inverse_power(top);
+      each<E>([&](auto j) {
+        const float s = scale_of[(t + T * decltype(j)::v) / COLS] * relative;
+        c2 p = unpack(sw[T * decltype(j)::v]);
+        v[decltype(j)::v] = make_float2(p.x * s, p.y * s);
+      });
+    }
+#endif
+    fft.forward(v, first, [&] { sync(), next(); });
+    return top;
+  };
+  const int place = blockIdx.x / N1, places = gridDim.x / N1, last = H - (i64)H * (place + 1) / places;
+  int h = H - 1 - (i64)H * place / places;
+  if (h >= last) fetch_filter(h);
+  for (; h >= last; h--) {
+    float top = transform([&] { fetch_row(0, h); });
     float unit = 1.f / ((float)N1 * N2), back = 1.f;
 #if !WIDE
     // Of the sum over k of V K the magnitude is at most |V| |K| (norms), and |V|^2 = N2 |v|^2 <= 2 N2^2 max(v)^2.
@@ -280,52 +312,32 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, MINB) rows_product(
     each<E>([&](auto j) { norm = fmaf(v[decltype(j)::v].x, v[decltype(j)::v].x, fmaf(v[decltype(j)::v].y, v[decltype(j)::v].y, norm)); });
     norm = lanes_sum<(T < 32 ? T : 32)>(norm);
     if constexpr (T > 32) {
-      if (tid % 32 == 0) reduced[tid / 32] = norm;
+      if (t % 32 == 0) reduced[t / 32] = norm;
       sync();
       norm = 0.f;
-      each<GROUP / 32>([&](auto j) { norm += reduced[decltype(j)::v]; });
+      each<T / 32>([&](auto j) { norm += reduced[decltype(j)::v]; });
     }
     // v is under 2^15 here, and shall be under 2^15 again.
-    unit *= step_scale<4>(sqrtf(2.f * norm) * (1.f / N1 * 32768.f), &back);
+    unit *= top * step_scale<4>(sqrtf(2.f * norm) * top * (1.f / N1 * 32768.f), &back);
 #endif
     each<E>([&](auto j) { ks[decltype(j)::v] = make_float2(v[decltype(j)::v].x * unit, v[decltype(j)::v].y * unit); });
-    for (; b < B; b += GROUPS * RPG) {
-      const bool valid = b + sub < B;
-      const i64 row = ((i64)(valid ? b + sub : B - 1) * H + h) * N1 + k1;
-      copy_wait<0>();
-      sync();
-      fft.pin();
-#if WIDE
-      each<E>([&](auto j) { v[decltype(j)::v] = sw[t + T * decltype(j)::v]; });
-#else
-      float top;
-      if (one_scale<TILES, (T < 32 ? T : 32)>(scale_of, &top)) each<E>([&](auto j) { v[decltype(j)::v] = unpack(sw[t + T * decltype(j)::v]); });
-      else {
-        const float relative = inverse_power(top);
-        each<E>([&](auto j) {
-          const int n = t + T * decltype(j)::v;
-          const float s = scale_of[n / COLS] * relative;
-          c2 p = unpack(sw[n]);
-          v[decltype(j)::v] = make_float2(p.x * s, p.y * s);
-        });
-      }
-#endif
-      fft.forward(v, first, [&] {
-        sync();
-        fetch(b + GROUPS * RPG);
+    for (int b = 0; b < B; b += RPG) {
+      top = transform([&] {
+        if (b + RPG < B) fetch_row(b + RPG, h);
+        else if (h > last) fetch_filter(h - 1);
+        else copy_commit();
       });
       each<E>([&](auto j) { v[decltype(j)::v] = cmul(v[decltype(j)::v], ks[decltype(j)::v]); });
       fft.inverse_complex(v, sync);
-#if !WIDE
-      if (t == 0 && valid) row_scales[row] = top * back;
-#endif
-      if (valid) each<E>([&](auto j) {
+      if (b + sub < B) {
+        const i64 row = ((i64)(b + sub) * H + h) * N1 + k1;
 #if WIDE
-        w[row * N2 + t + T * decltype(j)::v] = v[decltype(j)::v];
+        each<E>([&](auto j) { w[row * N2 + t + T * decltype(j)::v] = v[decltype(j)::v]; });
 #else
-        w[row * N2 + t + T * decltype(j)::v] = pack(v[decltype(j)::v]);
+        if (t == 0) row_scales[row] = top * back;
+        each<E>([&](auto j) { w[row * N2 + t + T * decltype(j)::v] = pack(v[decltype(j)::v]); });
 #endif
-      });
+      }
     }
   }
 }

@@ -145,8 +145,8 @@ def long_forward(
         w = torch.empty(batch * count * size * point // 4, dtype=torch.int32, device=u.device)
         of_tiles, of_rows = (torch.empty(batch * count * n, device=u.device) for n in (plan.tiles, n1))
         sizes = np.int32(count), np.int32(length)
-        columns(
-            kernels, "columns_forward", batch * count, plan.forward_bytes(item, gates[0], staged), part.u.data_ptr(),
+        columns.forward(
+            kernels, batch * count, plan.forward_bytes(item, gates[0], staged), part.u.data_ptr(),
             address(part.pregate), w.data_ptr(), of_tiles.data_ptr(), *strides(part.u, part.pregate), *sizes,
         )  # fmt: skip
         blocks = n1 * max(1, min(count, 4 * device.sms * plan.row.blocks // n1))
@@ -155,8 +155,8 @@ def long_forward(
             of_rows.data_ptr(), wk.data_ptr(), of_filter.data_ptr(),
             *(np.int32(n) for n in (batch, count, count // wk.shape[0])),
         )  # fmt: skip
-        columns(
-            kernels, "columns_inverse", batch * count, plan.inverse_bytes(item, gates[1], staged, wide, device),
+        columns.inverse(
+            kernels, batch * count, plan.inverse_bytes(item, gates[1], staged, wide, device),
             w.data_ptr(), of_rows.data_ptr(), address(part.postgate), out.data_ptr(), *strides(part.postgate, out),
             *sizes,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 // Options: RADIX1 RADIX2 RADIX3 (N, their product, >= L), PADDED (0 or 1, see Row), SHIFT in quarters (1: causal; 0: circular with
 // L = N), IO, PRE, POST, STAGED (rows pass through shared memory in 16-byte pieces, the next row is fetched while this one is
 // transformed; needs rows aligned to 16 bytes), KF (spectrum: 0 made here, in registers; 1 made here, in shared memory; 2 read from kf,
-// which spectrum.cuh made), GROUPS, MINB.
+// which spectrum.cuh made; 3 the same, kept in registers), GROUPS, MINB.
 #include "plan.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS, MINB) forward(
@@ -37,6 +37,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) forward(
   c2 ks[E];
   filter_row(ks, k + h / per_group * k_sh, skip ? skip[h] : 0.f, Lk, t);
   fft.forward(ks, sync);
+#elif KF == 3
+  c2 ks[E];
+  with_spectrum<0>(kf + (i64)h * (E / 2) * T + t, [&](auto j, c2 p) { ks[decltype(j)::v] = p; });
 #elif KF == 1
   c2* ks = (c2*)(memory + GROUPS * (RPG * Fft::SIZE * 8 + SLOTS * Slot::BYTES));
   if (group == 0) {
@@ -79,7 +82,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) forward(
         copy_commit();
       }
     });
-#if KF == 0
+#if KF == 0 || KF == 3
     each<E>([&](auto j) { v[decltype(j)::v] = cmul(v[decltype(j)::v], ks[decltype(j)::v]); });
 #elif KF == 1
     each<E>([&](auto j) { v[decltype(j)::v] = cmul(v[decltype(j)::v], ks[decltype(j)::v * T + t]); });

@@ -48,7 +48,7 @@ class RowPlan:
     Args:
         radices: N = r1 r2 r3; r1 points a thread.
         groups: Groups of threads in a block. blocks: Blocks a multiprocessor should hold (bounds registers).
-        spectrum: 0 made in registers, 1 in shared memory, 2 read from memory.
+        spectrum: 0 made in registers, 1 in shared memory, 2 read from memory, 3 read once.
         padded: Lines in shared memory are padded rather than swizzled.
         staged: Rows pass through shared memory; 2, in backward.cuh: with fewer places.
     """
@@ -182,7 +182,7 @@ class ForwardPlan:
         r1, r2, r3 = self.row.radices
         return {
             "COL1": self.column[0], "COL3": self.column[1], "COLS": self.columns, "COLMINB": self.column_blocks,
-            "RADIX1": r1, "RADIX2": r2, "RADIX3": r3, "GROUPS": 1, "MINB": self.row.blocks, "PADDED": 1, "SHIFT": 1,
+            "RADIX1": r1, "RADIX2": r2, "RADIX3": r3, "MINB": self.row.blocks, "PADDED": 1, "SHIFT": 1,
             "IO": io, "PRE": int(pregate), "POST": int(postgate), "STAGED": int(staged), "WIDE": int(wide),
             "FILTER_WIDE": int(wide), "BLOCK_BYTES": device.block_bytes, "FORWARD_DEEP": self.forward_deep,
             "INVERSE_DEEP": self.inverse_deep,

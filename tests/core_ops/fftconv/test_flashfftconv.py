@@ -1,8 +1,9 @@
-"""impl="flashfftconv" against a stand-in that records its calls: the package itself is NOT run here."""
+"""impl="flashfftconv" against a stand-in that records its calls, and the package itself where it is importable."""
 
 import importlib.machinery
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -115,3 +116,22 @@ def test_its_limits_are_errors(package: type[Recorded], changes: dict[str, Any],
     assert reason is not None
     assert words in reason
     assert flashfft.refuses(call_of()) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: the package itself was NOT run")
+@pytest.mark.skipif(find_spec("flashfftconv") is None, reason="flashfftconv is not installed: it was NOT run")
+@pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("mode", "length"),
+    [("causal", 128), ("causal", 1000), ("causal", 4096), ("causal", 16384), ("causal", 65536), ("circular", 1024)],
+)
+def test_the_package_itself_agrees(mode: str, length: int, dtype: torch.dtype, gated: bool) -> None:
+    u, p, q = (torch.randn(2, 16, length, device="cuda").to(dtype) for _ in range(3))
+    k = torch.randn(16, length, device="cuda") / length**0.5
+    gates = {"pregate": p, "postgate": q} if gated else {}
+    ours, theirs = (fftconv(u, k, mode=mode, impl=impl, **gates) for impl in ("torch", "flashfftconv"))  # type: ignore[arg-type]
+    assert theirs.dtype == dtype
+    assert theirs.shape == ours.shape
+    assert (theirs.float() - ours.float()).norm() / ours.float().norm() < 2e-2
