@@ -59,7 +59,7 @@ def _adapted(uniform: Tensor, axis: np.ndarray, monitor: Tensor, period: float |
 
 def _axis_monitor(train: Runs, shape: tuple[int, ...], k: int, order: int) -> Tensor:
     """Density on every cell of the grid along axis k."""
-    values = _some(train).unflatten(2, shape).movedim(2 + k, -1)
+    values = torch.unflatten(_some(train), 2, shape).movedim(2 + k, -1)
     if train.period[k] is not None:
         values = torch.cat([values, values[..., : order + 2]], -1)
     x = values / values.std().clamp(min=1e-30)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from farfield.apps.physics.case import Case
 from farfield.apps.physics.clock import Clock, Windows, curve_matrix, state_times, windows_of
+from farfield.apps.physics.conditions import as_long, longer, with_static
 from farfield.apps.physics.graph import Graph
 from farfield.apps.physics.graphsplinenets import GraphSplineNets
 from farfield.apps.physics.places import Places, places_again, places_state
@@ -173,11 +174,11 @@ class Ensemble:
         from farfield.apps.physics.field import Field
         from farfield.apps.physics.times import TimeMap
 
-        case = _with_static(case, static or {}, self.like)
-        case = _as_long(case, self.like, times)
+        case = with_static(case, static or {}, self.like)
+        case = as_long(case, self.like, times)
         runs = Runs.of([case], like=self.like)
         self._fits(runs)
-        clock = _longer(self.clock, runs.times)
+        clock = longer(self.clock, runs.times)
         on = resolve_device(device)
         with torch.no_grad():
             states = rolled_out(self.net.to_device(on).eval(), self.prepared(runs, on), whole_run(clock, on)).cpu()
@@ -340,7 +341,7 @@ def rolled_out(net: GraphSplineNets, prepared: Prepared, whole: Windows) -> Tens
 
 def along(curve: Tensor, states: Tensor) -> Tensor:
     """The curve in time: (T, X) times states (.., X, n, C)."""
-    return (curve @ states.flatten(-2)).unflatten(-1, states.shape[-2:])
+    return torch.unflatten(curve @ states.flatten(-2), -1, states.shape[-2:])
 
 
 def whole_run(clock: Clock, device: torch.device) -> Windows:
@@ -357,7 +358,7 @@ def _timed(once: Any, device: torch.device, repeats: int) -> float:
             once()
             taken.append(time.perf_counter() - began)
         return float(np.median(taken))
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
@@ -368,64 +369,13 @@ def _timed(once: Any, device: torch.device, repeats: int) -> float:
         once()
     taken = []
     for _ in range(repeats):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         graph.replay()
         end.record()
         torch.cuda.synchronize()
         taken.append(begin.elapsed_time(end) / 1e3)
     return float(np.median(taken))
-
-
-def _longer(clock: Clock, times: np.ndarray) -> Clock:
-    """The clock with more intervals, as long as the last one, until all times are reached."""
-    knots = list(clock.knots)
-    stride = knots[-1] - knots[-2]
-    while knots[-1] < len(times) - 1:
-        knots.append(knots[-1] + stride)
-    return Clock(times, tuple(knots), clock.order, clock.even)
-
-
-def _as_long(case: Case, like: Runs, times: np.ndarray | None) -> Case:
-    """The case at the frames of the training runs, and on to later times with the last frame's boundary and inputs."""
-    step = float(like.times[-1] - like.times[-2])
-    frames = list(like.times)
-    until = 0.0 if times is None else float(np.max(times)) - float(case.times[0])
-    while frames[-1] < until - 1e-9 * max(1.0, abs(until)):
-        frames.append(frames[-1] + step)
-    wanted = np.array(frames) + float(case.times[0])
-    if len(case.times) == len(wanted) and np.allclose(case.times, wanted, rtol=0, atol=1e-6 * step):
-        return case
-    known = case.times
-    reader = case.reader
-
-    def at(name: str, index: np.ndarray) -> np.ndarray:
-        asked = wanted[index]
-        after = (
-            np.clip(np.searchsorted(known, asked), 1, len(known) - 1) if len(known) > 1 else np.zeros(len(asked), int)
-        )
-        before = np.maximum(after - 1, 0)
-        gap = np.where(after > before, known[after] - known[before], 1.0)
-        share = np.clip((asked - known[before]) / gap, 0, 1)[:, None, None] if len(known) > 1 else np.zeros((1, 1, 1))
-        need, place = np.unique(np.concatenate([before, after]), return_inverse=True)
-        values = reader(name, need.astype(np.int64))
-        half = len(before)
-        return np.asarray((1 - share) * values[place[:half]] + share * values[place[half:]])
-
-    signals = {n: (np.interp(wanted, known, v), u) for n, (v, u) in case.signals.items()}
-    return replace(case, times=wanted, reader=at, signals=signals)
-
-
-def _with_static(case: Case, static: Mapping[str, float], like: Runs) -> Case:
-    from farfield.apps.physics.case import Quantity
-
-    for name in static:
-        if name not in like.static_names:
-            raise UserError(
-                f"static: {name!r} is no parameter of this network; it has {', '.join(like.static_names) or 'none'}"
-            )
-    given = {n: Quantity(float(v), like.units.get(n)) for n, v in static.items()}
-    return replace(case, static={**case.static, **given})
 
 
 def _like(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Runs:

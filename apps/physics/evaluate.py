@@ -18,18 +18,7 @@ from farfield.apps.physics.ensemble import Ensemble
 from farfield.apps.physics.runs import SPLITS, Runs
 from farfield.apps.training import UserError, atomic_write
 
-HEAD = (
-    "model",
-    "split",
-    "runs",
-    "relative L2",
-    "over members",
-    "last frame",
-    "drift",
-    "ms a rollout",
-    "nodes",
-    "steps",
-)
+HEAD = ("model", "relative L2", "members", "last frame", "drift", "ms", "nodes", "steps")
 
 
 def score(prediction: Tensor, truth: Tensor) -> dict[str, float]:
@@ -75,7 +64,7 @@ def rows_of(
         rows.append(row)
         if ensemble.places.space is not None and name == next(iter(ensembles)):
             floor = score(ensemble.projected(runs), runs.values)
-            rows.append(row | floor | {"model": "its splines through the truth", "members": [], "seconds": None})
+            rows.append(row | floor | {"model": "splines through the truth", "members": [], "seconds": None})
     still = {"model": "persistence", "split": split, "runs": len(runs), **score(persistence(runs), runs.values)}
     rows.append(still | {"members": [], "nodes": len(runs.nodes), "steps": 0, "seconds": None})
     return rows
@@ -140,21 +129,24 @@ def _name(folder: str, folders: Sequence[str]) -> str:
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The rows as a table, the spread over members beside their mean's error."""
+    """A table for each split, the members' errors beside that of their mean."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*HEAD)
-    for row in rows:
-        table.add_row(*cells_of(row))
-    Console().print(table)
+    for split in dict.fromkeys(row["split"] for row in rows):
+        mine = [row for row in rows if row["split"] == split]
+        table = Table(title=f"{split}: {mine[0]['runs']} runs", title_justify="left")
+        for i, name in enumerate(HEAD):
+            table.add_column(name, justify="right" if i else "left")
+        for row in mine:
+            table.add_row(*cells_of(row))
+        Console().print(table)
 
 
 def cells_of(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Texts of one row."""
+    """Texts of one row, as HEAD names them."""
     members = row["members"]
-    over = f"{min(members):.3g} to {max(members):.3g}" if members else "-"
-    seconds = "-" if row["seconds"] is None else f"{1e3 * row['seconds']:.3g}"
-    error = (f"{row[k]:.3g}" for k in ("relative_l2",))
-    rest = (f"{row['relative_l2_last']:.3g}", f"{row['drift']:+.2%}", seconds, f"{row['nodes']:,}", str(row["steps"]))
-    return (row["model"], row["split"], str(row["runs"]), *error, over, *rest)
+    over = f"{min(members):.3g} to {max(members):.3g}" if members else ""
+    milliseconds = "" if row["seconds"] is None else f"{1e3 * row['seconds']:.3g}"
+    errors = f"{row['relative_l2']:.3g}", over, f"{row['relative_l2_last']:.3g}", f"{row['drift']:+.1%}"
+    return row["model"], *errors, milliseconds, f"{row['nodes']:,}", str(row["steps"])

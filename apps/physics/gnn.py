@@ -45,7 +45,7 @@ class MemberLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(K, ..., inputs) to (K, ..., outputs)."""
         y = torch.baddbmm(self.bias, x.flatten(1, -2), self.weight)
-        return y.unflatten(1, x.shape[1:-1])
+        return torch.unflatten(y, 1, x.shape[1:-1])
 
 
 def wide(x: Tensor) -> Tensor:
@@ -65,13 +65,13 @@ class _Hear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
         (outgoing,) = ctx.saved_tensors
-        return grads[0].index_select(-2, outgoing).unflatten(-2, (-1, ctx.degree)).sum(-2), None, None
+        return torch.unflatten(grads[0].index_select(-2, outgoing), -2, (-1, ctx.degree)).sum(-2), None, None
 
 
 def hear(x: Tensor, graph: Graph) -> Tensor:
     """What each node's neighbours have: (.., n, H) to (.., n, M, H). Free slots hold the node's own."""
-    heard: Tensor = _Hear.apply(x, graph.source, graph.outgoing)
-    return heard.unflatten(-2, (graph.nodes, graph.degree))
+    heard: Tensor = _Hear.apply(x, graph.source, graph.outgoing)  # type: ignore[no-untyped-call]
+    return torch.unflatten(heard, -2, (graph.nodes, graph.degree))
 
 
 class Exchange(MessagePassing):  # type: ignore[misc, unused-ignore]
@@ -84,7 +84,7 @@ class Exchange(MessagePassing):  # type: ignore[misc, unused-ignore]
         """(.., n, M, H) before the activation to (.., n, H) over the root of M."""
         size = (graph.nodes, graph.nodes)
         found: Tensor = self.propagate(graph.index, size=size, messages=messages)
-        return found * graph.degree**-0.5
+        return found.mul(graph.degree**-0.5)
 
     def message(self, messages: Tensor) -> Tensor:
         """The activation."""
@@ -163,7 +163,7 @@ class Network(nn.Module):
 
     def edges(self, graph: Graph) -> Tensor:
         """What the edges are to begin with, (K, 1, n, M, H): the same for all samples and all steps."""
-        features = graph.features.unflatten(0, (graph.nodes, graph.degree))
+        features = torch.unflatten(graph.features, 0, (graph.nodes, graph.degree))
         found: Tensor = self.edge_mid(F.silu(self.edge_in(features.expand(self.members, 1, *features.shape))))
         return found
 

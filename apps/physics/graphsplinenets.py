@@ -143,7 +143,7 @@ class GraphSplineNets(nn.Module):
         told.append(self.marks.expand(*state.shape[:2], *self.marks.shape))
         sample = torch.cat([known.static, known.signals[:, :, here].flatten(2), known.lengths[..., w : w + 1]], -1)
         out = self.network(torch.cat(told, -1), sample, edges, self.graph)
-        ahead = state[:, :, None] + out.unflatten(-1, (r, c)).movedim(-2, 2) * change[:, :, :, None]
+        ahead = state[:, :, None] + torch.unflatten(out, -1, (r, c)).movedim(-2, 2) * change[:, :, :, None]
         return torch.where(self.held, held, ahead)
 
 

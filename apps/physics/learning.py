@@ -100,7 +100,7 @@ class Learning(LightningModule):
         else:
             optimizer.zero_grad(set_to_none=True)
             losses = self.losses(index, steps, self.disturb(self.empty_noise(index), batch))
-            losses.sum().backward()
+            torch.autograd.backward([losses.sum()])
             self.clip_members()
         optimizer.step()
         schedule: Any = self.lr_schedulers()
@@ -180,7 +180,7 @@ class Captured:
         self.noise = module.empty_noise(index)
         for p in module.net.parameters():
             p.grad = torch.zeros_like(p)
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(2):
@@ -194,7 +194,7 @@ class Captured:
         parameters = list(self.module.net.parameters())
         losses = self.module.losses(self.index, steps, self.noise)
         torch._foreach_zero_([p.grad for p in parameters if p.grad is not None])
-        losses.sum().backward()
+        torch.autograd.backward([losses.sum()])
         self.module.clip_members()
         return losses.detach()
 

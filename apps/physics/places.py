@@ -59,8 +59,9 @@ class Places:
     def to(self, device: torch.device) -> Places:
         """The maps on a device."""
         names = ("held", "sample", "expand", "start", "root")
-        maps = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: None if m is None else m.to(device) for name, m in maps.items()})
+        maps: dict[str, Any] = {name: getattr(self, name) for name in names}
+        moved: dict[str, Any] = {name: None if m is None else m.to(device) for name, m in maps.items()}
+        return replace(self, **moved)
 
     def sampled(self, values: Tensor) -> Tensor:
         """Data (.., N, C) at the coarse nodes (.., n, C)."""

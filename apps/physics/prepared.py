@@ -201,7 +201,7 @@ class Prepared:
 
 def _filled(maps: Tensor, values: Tensor) -> Tensor:
     """(K, B, S, X) times (K, B, X, n, C)."""
-    return (maps @ values.flatten(-2)).unflatten(-1, values.shape[-2:])
+    return torch.unflatten(maps @ values.flatten(-2), -1, values.shape[-2:])
 
 
 def prepare(runs: Runs, places: Places, scales: Scales, model: Mapping[str, Any], device: torch.device) -> Prepared:

@@ -26,7 +26,7 @@ SIMULATE = (
     "equation.frames=25", "equation.duration=0.24", "equation.modes=3", "split.valid=0.15",
 )  # fmt: skip
 TRAIN = (
-    "model.cells=4", "model.stride=6", "model.width=32", "model.blocks=3", "model.members=2", "model.levels=1",
+    "model.cells=3", "model.order=4", "model.stride=6", "model.width=24", "model.blocks=3", "model.members=2", "model.levels=1",
     "model.scale=run", "trainer.batch=8", "trainer.unroll=[1,2]", "trainer.max_steps=null", "trainer.val_every=100",
 )  # fmt: skip
 # Wall time of the training, and again of its comparison without splines in the loss.
@@ -99,7 +99,7 @@ def _asked(run: RunFolder, unseen: Path, checkpoint: str) -> list[tuple[str, ...
     exact = np.einsum("qt,tn,qn->q", frames, case.read("u")[..., 0], inside)
     with (folder / "answers.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
-    found = []
+    found: list[tuple[str, ...]] = []
     for row, (x, y, t), truth in zip(rows, POINTS, exact, strict=True):
         value, error = _column(row, "u"), _column(row, "u error")
         found.append((f"{x:g}", f"{y:g}", f"{t:g}", f"{value:.4f}", f"{truth:.4f}", f"{error:.4f}"))

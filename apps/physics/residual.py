@@ -147,8 +147,8 @@ class Residual:
 
     def _split(self, inputs: Tensor) -> dict[str, Tensor]:
         names, sizes = zip(*self.input_fields, strict=True)
-        return dict(zip(names, inputs.split(sizes, -1), strict=True))
+        return dict(zip(names, torch.split(inputs, list(sizes), -1), strict=True))
 
 
 def _through(maps: Tensor, values: Tensor) -> Tensor:
-    return (maps @ values.flatten(-2)).unflatten(-1, values.shape[-2:])
+    return torch.unflatten(maps @ values.flatten(-2), -1, values.shape[-2:])

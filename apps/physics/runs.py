@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from farfield.apps.physics.case import Array, Case, Index, problems
@@ -241,10 +242,10 @@ def _stacked(cases: Sequence[Case], names: list[str]) -> Tensor:
             count = first.fields[name].components
             values = case.read(name)
             if not np.isfinite(values).all():
-                bad = ~np.isfinite(values).all(axis=(0, 2))
+                bad = np.flatnonzero(~np.isfinite(values).all(axis=(0, 2)))
                 raise UserError(
-                    f"{case.name}: {name} is no number at {bad.sum():,} of {len(bad):,} nodes (the first:"
-                    f" {int(np.flatnonzero(bad)[0])}); missing=drop leaves such nodes out"
+                    f"{case.name}: {name} is no number at {len(bad):,} of {len(first.nodes):,} nodes (the first:"
+                    f" {bad[0]}); missing=drop leaves such nodes out"
                 )
             found[r, :, :, at : at + count] = torch.from_numpy(values).float()
             at += count
@@ -291,7 +292,7 @@ def _unchanging(case: Case, values: Tensor, sizes: Sequence[tuple[str, int]]) ->
     return tuple(found)
 
 
-def _held(case: Case, parts: Sequence[str], sizes: Sequence[tuple[str, int]]) -> np.ndarray:
+def _held(case: Case, parts: Sequence[str], sizes: Sequence[tuple[str, int]]) -> NDArray[np.bool_]:
     """(N, C): which values are known beforehand."""
     names = [name for name, count in sizes for _ in range(count)]
     held = np.zeros((len(case.nodes), len(names)), bool)

@@ -102,10 +102,10 @@ def train(
 
     ensemble = trained(run_folder, model)
     ensemble.save(target)
-    every = {"ensemble": ensemble}
+    every = {"GraphSplineNets": ensemble}
     if compare and model["space"] == "splines" and model["loss"] == "fields":
         print("for comparison, the same network trained at its nodes alone:", file=sys.stderr)
-        every["post-hoc splines"] = trained(run_folder / "post-hoc", model | {"loss": "nodes"})
+        every["splines afterwards"] = trained(run_folder / "post-hoc", model | {"loss": "nodes"})
     split = next((s for s in ("test", "valid", "train") if runs.has(s)), "train")
     rows = rows_of(every, runs.part(split), device, split, timed=True)
     atomic_write(run_folder / "scores.json", json.dumps(rows, indent=1) + "\n")
@@ -257,7 +257,8 @@ def _time_of(module: Learning, steps: int, index: torch.Tensor, device: torch.de
         if captured is not None:
             captured.replay(index, step)
         else:
-            module.losses(index, steps, module.disturb(module.empty_noise(index), step)).sum().backward()
+            cost = module.losses(index, steps, module.disturb(module.empty_noise(index), step)).sum()
+            torch.autograd.backward([cost])
         optimizer.step()
         if captured is None:
             optimizer.zero_grad()
