@@ -11,7 +11,7 @@ from farfield.apps.retrieval import filters as filtering
 from farfield.apps.retrieval.document import Hit, canonical, check_text
 from farfield.apps.retrieval.exact import Rows
 from farfield.apps.retrieval.fulltext import best_window, ranked
-from farfield.apps.retrieval.metrics import fuse
+from farfield.apps.retrieval.metrics import FUSION_WEIGHTS, fuse
 from farfield.apps.retrieval.store import WHOLE, Vectors
 from farfield.apps.retrieval.view import BY, Found, View
 from farfield.apps.training.errors import UserError
@@ -102,7 +102,7 @@ def _ranked(
             answers.append([Scored(doc, score, None, score) for doc, score in by_words.items()])
             continue
         by_vectors = {one.doc: one for one in dense[i]}
-        top = fuse([list(by_vectors), list(by_words)])[:k]
+        top = fuse([list(by_words), list(by_vectors)], weights=FUSION_WEIGHTS)[:k]
         by_vectors |= view.score(vectors[i], [doc for doc, _ in top if doc not in by_vectors])
         answers.append([Scored(doc, score, by_vectors.get(doc), by_words.get(doc)) for doc, score in top])
     return answers

@@ -216,16 +216,16 @@ class Collection:
         query: str | Vectors,
         k: int = 10,
         *,
-        mode: str = "dense",
+        mode: str = "hybrid",
         filters: Filter | None = None,
-        by: str = "best",
+        by: str = "window",
     ) -> list[Hit]:
         """The best k documents, each with its best window.
 
         Args:
-            query: A text, or a vector where mode is dense.
+            query: A text, or a vector, which is searched with mode=dense.
             k: 1 to 1,000.
-            mode: dense (cosine), bm25 (words), hybrid (both by reciprocal rank).
+            mode: hybrid (words and cosine by reciprocal rank), dense (cosine), bm25 (words).
             filters: What the metadata has to be, as of `filters`.
             by: Which vectors rank a document: best of all, its windows, or the whole one.
         Raises: UserError: a setting is not accepted, or the encoder is missing.
@@ -238,13 +238,15 @@ class Collection:
         queries: Sequence[str] | Vectors,
         k: int = 10,
         *,
-        mode: str = "dense",
+        mode: str = "hybrid",
         filters: Filter | None = None,
-        by: str = "best",
+        by: str = "window",
     ) -> list[list[Hit]]:
         """`search` for many queries at once."""
         from farfield.apps.retrieval.answer import answer
 
+        if isinstance(queries, np.ndarray):
+            mode = "dense"
         return answer(self, queries, k, mode, filters, by)
 
     def _write(self, documents: Sequence[Document], encoded: Mapping[int, Sequence[Encoding]]) -> Added | None:

@@ -57,6 +57,10 @@ class Damaged(UserError):
     """A file of an index is not what was written; the message names it and the repair."""
 
 
+class Unavailable(UserError):
+    """The disk is full or someone else holds the store; what was acknowledged stands, the call may succeed later."""
+
+
 class Row(NamedTuple):
     """A vector of a document: window -1 is the whole text, start and stop are its characters."""
 
@@ -190,12 +194,12 @@ class Store:
                     " damaged, action=repair saves what can be read"
                 ) from error
             if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-                raise UserError(
+                raise Unavailable(
                     f"{self.file}: {error}; nothing of this write was stored, everything before it is. Free space on"
                     " the disk and write again"
                 ) from error
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-                raise UserError(
+                raise Unavailable(
                     f"{self.file}: {error}; end the process that writes there, or check the rights"
                 ) from error
             raise

@@ -95,7 +95,7 @@ def look(folder: Path, candidates: list[State]) -> State:
         assert found in candidates, f"{len(found)} documents, {[len(c) for c in candidates]} expected"
         assert all(index.get(id) == document(id, text) for id, text in found.items())
         assert differs_from_store(index) == []
-        hits = index.search("w1 w2 w3", 100)
+        hits = index.search("w1 w2 w3", 100, mode="dense")
         assert {hit.id for hit in hits} == set(found)
         words = {hit.id for hit in index.search("w7", 100, mode="bm25")}
         assert words == {id for id, text in found.items() if "w7" in text.split()}

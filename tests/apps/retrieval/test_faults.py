@@ -241,11 +241,11 @@ def limited(size, call):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 with Collection.open(sys.argv[1], FakeEncoder(), merge_at=None) as index:
-    before = [(hit.id, hit.score) for hit in index.search("w1 w2", 50)]
+    before = [(hit.id, hit.score) for hit in index.search("w1 w2", 50, mode="dense")]
     said = [limited(100_000, lambda: index.add(documents(100, 130, words=3000)))]
     said.append(limited(2_000, lambda: maintain.build(index)))
     said.append(limited(2_000, lambda: maintain.snapshot(index.store, index.folder.parent / "copy")))
-    assert [(hit.id, hit.score) for hit in index.search("w1 w2", 50)] == before
+    assert [(hit.id, hit.score) for hit in index.search("w1 w2", 50, mode="dense")] == before
     assert "done" not in said, said
     assert all("File too large" in s or "full" in s or "I/O" in s for s in said), said
     assert len(index.add(documents(100, 130)).new) == 30
@@ -275,7 +275,7 @@ def test_readers_see_whole_states_while_a_writer_writes(tmp_path):
 
     def read() -> None:
         while not stop.is_set():
-            hits = index.search("pair", 3)
+            hits = index.search("pair", 3, mode="dense")
             texts = {hit.passage for hit in hits if hit.id in ("left", "right")}
             if len(texts) != 1 or len(hits) < 2:
                 wrong.append(hits)
@@ -286,7 +286,7 @@ def test_readers_see_whole_states_while_a_writer_writes(tmp_path):
     for number in range(1, 60):
         index.add([Document(id, f"pair version{number}") for id in ("left", "right")])
         index.add([Document(f"other{number}", f"else {number}")])
-        assert index.search(f"else {number}", 1)[0].id == f"other{number}"
+        assert index.search(f"else {number}", 1, mode="dense")[0].id == f"other{number}"
     stop.set()
     for reader in readers:
         reader.join()
@@ -301,11 +301,11 @@ def test_another_process_sees_writes_and_merges(folder):
     with one, Collection.open(folder, FakeEncoder(), merge_at=None) as two:
         two.add([Document("new", "alpha beta gamma")])
         two.delete(["d20"])
-        assert one.search("alpha beta gamma", 1)[0].id == "new"
+        assert one.search("alpha beta gamma", 1, mode="dense")[0].id == "new"
         maintain.build(two)
         two.add([Document("newer", "delta epsilon zeta")])
-        assert one.search("delta epsilon zeta", 1)[0].id == "newer"
-        assert "d20" not in {hit.id for hit in one.search("w1", 100)}
+        assert one.search("delta epsilon zeta", 1, mode="dense")[0].id == "newer"
+        assert "d20" not in {hit.id for hit in one.search("w1", 100, mode="dense")}
         assert differs_from_store(one) == []
 
 
@@ -313,7 +313,7 @@ def test_an_encoder_that_another_process_moved_to_is_loaded(folder):
     with Collection.open(folder, FakeEncoder(), load=lambda s: FakeEncoder(salt=s["salt"])) as serving:
         with Collection.open(folder, FakeEncoder()) as other:
             maintain.migrate(other, FakeEncoder(salt="two"), {"salt": "two"})
-        assert len(serving.search("w1 w2", 5)) == 5
+        assert len(serving.search("w1 w2", 5, mode="dense")) == 5
         assert serving.encoder.fingerprint["salt"] == "two"
     with pytest.raises(UserError, match=r"another encoder.*action=migrate"):
         Collection.open(folder, FakeEncoder())

@@ -116,7 +116,7 @@ class Index(RuleBasedStateMachine):
                 made = self.encoder.encode([document.text])[0]
                 every = {"whole": [made.whole], "window": list(made.windows), "best": [made.whole, *made.windows]}[by]
                 scores[id] = max(float(v @ vector) for v in every)
-        hits = self.index.search(query, k, by=by, filters=filters)
+        hits = self.index.search(query, k, mode="dense", by=by, filters=filters)
         best = sorted(scores.values(), reverse=True)[:k]
         np.testing.assert_allclose([hit.score for hit in hits], best, atol=1e-5)
         for hit in hits:

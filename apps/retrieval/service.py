@@ -1,0 +1,237 @@
+"""The service: search, documents, health, metrics, and embeddings as OpenAI's and TEI's clients ask for them."""
+
+# No postponed annotations: FastAPI reads those of the routes while they are defined.
+import base64
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Path, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from farfield.apps.retrieval.collection import Collection
+from farfield.apps.retrieval.document import Document
+from farfield.apps.retrieval.encoder import TruncatedText
+from farfield.apps.retrieval.page import PAGE, POLICY
+from farfield.apps.retrieval.service_guard import Guard, Limits, Meter
+from farfield.apps.retrieval.store import Damaged, Unavailable
+from farfield.apps.training.errors import UserError
+
+# Names by which clients of Together's M2-BERT endpoints ask; the index's own encoder answers them.
+ALIASES = tuple(f"togethercomputer/m2-bert-80M-{size}-retrieval" for size in ("2k", "8k", "32k"))
+Id = Annotated[str, Path(min_length=1, max_length=512)]
+
+
+class Strict(BaseModel):
+    """A body whose unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class SearchBody(Strict):
+    """A search, as of `Collection.search`."""
+
+    query: StrictStr
+    k: int = Field(default=10, ge=1, le=1000, strict=True)
+    mode: Literal["hybrid", "dense", "bm25"] = "hybrid"
+    by: Literal["window", "whole", "best"] = "window"
+    filters: dict[str, Any] = Field(default_factory=dict)
+
+
+class DocumentBody(Strict):
+    """A document to write."""
+
+    id: StrictStr = Field(min_length=1, max_length=512)
+    text: StrictStr
+    title: StrictStr = ""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class DocumentsBody(Strict):
+    """Documents to write in one transaction."""
+
+    documents: list[DocumentBody] = Field(min_length=1)
+
+
+class OpenAIBody(BaseModel):
+    """OpenAI's request of embeddings."""
+
+    input: StrictStr | list[StrictStr]
+    model: StrictStr = "farfield"
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: StrictInt | None = None
+    user: StrictStr | None = None
+
+
+class TEIBody(BaseModel):
+    """TEI's request of embeddings."""
+
+    inputs: StrictStr | list[StrictStr]
+    normalize: bool = True
+    truncate: bool = False
+    prompt_name: StrictStr | None = None
+
+
+class Refused(Exception):
+    """An answer with a status, a kind and a reason."""
+
+    def __init__(self, status: int, kind: str, reason: str) -> None:
+        self.status, self.kind, self.reason = status, kind, reason
+
+
+def service(collection: Collection, limits: Limits | None = None, token: str | None = None) -> FastAPI:
+    """The application of an index.
+
+    Args:
+        collection: The opened index; its encoder has to be there.
+        limits: Of a request.
+        token: Bearer token; None asks for none.
+    """
+    limits, meter = limits or Limits(), Meter()
+    app = FastAPI(title="farfield retrieval", docs_url=None, redoc_url=None)
+    app.add_middleware(Guard, limits=limits, token=token, meter=meter)
+    _errors(app)
+    _documents(app, collection, limits)
+    _embeddings(app, collection, limits)
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def page() -> HTMLResponse:
+        return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})
+
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        """Is it there, and what does it hold?"""
+        view = collection.view()
+        return {"status": "ok", "documents": len(collection), "vectors": view.rows, "encoder": view.digest}
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    def metrics() -> str:
+        """Prometheus' text format."""
+        view = collection.view()
+        gauges = {"documents": len(collection), "vectors": view.rows, "segments": len(view.parts) - 1}
+        return meter.text({**gauges, "delta_vectors": view.parts[-1].n})
+
+    return app
+
+
+def _documents(app: FastAPI, collection: Collection, limits: Limits) -> None:
+    @app.post("/search")
+    def search(body: SearchBody) -> dict[str, Any]:
+        """The best documents, each with its best window, the window's characters and both cosines."""
+        _check_tokens(collection, [body.query], limits)
+        hits = collection.search(body.query, body.k, mode=body.mode, by=body.by, filters=body.filters)
+        return {"hits": [asdict(hit) for hit in hits], "mode": body.mode, "by": body.by}
+
+    @app.post("/documents")
+    def write(body: DocumentsBody) -> dict[str, Any]:
+        """Write documents: on disk and searchable when it answers; those of known ids are replaced."""
+        _check_batch(len(body.documents), limits)
+        documents = [Document(d.id, d.text, title=d.title, metadata=d.metadata) for d in body.documents]
+        _check_tokens(collection, [d.text for d in documents], limits)
+        return asdict(collection.add(documents))
+
+    @app.get("/documents/{id:path}")
+    def read(id: Id) -> dict[str, Any]:
+        """A document."""
+        found = collection.get(id)
+        if found is None:
+            raise Refused(404, "not_found", "there is no document of that id")
+        return {"id": found.id, "title": found.title, "text": found.text, "metadata": dict(found.metadata)}
+
+    @app.delete("/documents/{id:path}")
+    def delete(id: Id) -> dict[str, Any]:
+        """Delete a document with all that belongs to it."""
+        if not collection.delete([id]):
+            raise Refused(404, "not_found", "there is no document of that id")
+        return {"deleted": id}
+
+
+def _embeddings(app: FastAPI, collection: Collection, limits: Limits) -> None:
+    @app.post("/v1/embeddings")
+    def openai(body: OpenAIBody) -> dict[str, Any]:
+        """Vectors of texts, in OpenAI's form; a text longer than a window is the mean of its windows."""
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        _check_batch(len(texts), limits)
+        encoder = collection.encoder
+        if body.dimensions not in (None, encoder.d):
+            raise Refused(422, "validation", f"dimensions={body.dimensions}: this encoder has {encoder.d}")
+        total = _check_tokens(collection, texts, limits)
+        rows = [made.whole for made in encoder.encode(texts, policy="chunk")] if texts else []
+        as_text = body.encoding_format == "base64"
+        data = [
+            {
+                "object": "embedding",
+                "index": i,
+                "embedding": base64.b64encode(row.astype("<f4").tobytes()).decode() if as_text else row.tolist(),
+            }
+            for i, row in enumerate(rows)
+        ]
+        usage = {"prompt_tokens": total, "total_tokens": total}
+        return {"object": "list", "data": data, "model": body.model, "usage": usage}
+
+    @app.post("/embed")
+    def embed(body: TEIBody) -> list[list[StrictFloat]]:
+        """Vectors of texts, in TEI's form; a text longer than a window is an error unless truncate is set."""
+        texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+        _check_batch(len(texts), limits)
+        _check_tokens(collection, texts, limits)
+        if not texts:
+            return []
+        encoded = collection.encoder.encode(texts, policy="truncate" if body.truncate else "error")
+        return np.stack([made.whole for made in encoded]).astype(float).tolist()  # type: ignore[no-any-return]
+
+
+def _check_batch(count: int, limits: Limits) -> None:
+    if count > limits.batch:
+        raise Refused(413, "batch", f"{count} texts came, at most {limits.batch} are accepted; send them in parts")
+
+
+def _check_tokens(collection: Collection, texts: list[str], limits: Limits) -> int:
+    """Tokens of all texts; one that is far above the limit by its length is not tokenised at all."""
+    characters = sum(map(len, texts))
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise Refused(422, "validation", f"character {error.start} is half a surrogate pair") from None
+    if characters > 40 * limits.tokens:
+        raise Refused(422, "tokens", f"{characters} characters came, at most {limits.tokens} tokens are accepted")
+    total = sum(collection.encoder.count_tokens(texts)) if texts else 0
+    if total > limits.tokens:
+        raise Refused(422, "tokens", f"{total} tokens came, at most {limits.tokens} are accepted; send them in parts")
+    return total
+
+
+def _errors(app: FastAPI) -> None:
+    """Every error is JSON with a reason, and names no path of the server."""
+
+    def answer(status: int, kind: str, reason: str) -> JSONResponse:
+        clean = reason.encode("utf-8", "replace").decode()
+        headers = {"Retry-After": "1"} if status == 503 else None
+        return JSONResponse({"error": clean, "error_type": kind}, status, headers=headers)
+
+    @app.exception_handler(Refused)
+    def refused(_: Request, error: Refused) -> JSONResponse:
+        return answer(error.status, error.kind, error.reason)
+
+    @app.exception_handler(StarletteHTTPException)
+    def http(_: Request, error: HTTPException) -> JSONResponse:
+        return answer(error.status_code, "http", str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        return answer(422, "validation", "; ".join(reasons[:5]))
+
+    @app.exception_handler(UserError)
+    def user(_: Request, error: UserError) -> JSONResponse:
+        if isinstance(error, Unavailable):
+            return answer(
+                503, "unavailable", "the index cannot be written to (disk full, or locked); nothing was stored"
+            )
+        if isinstance(error, Damaged):
+            return answer(503, "damaged", "a file of the index is damaged; its owner finds out more with action=verify")
+        return answer(422, "truncated" if isinstance(error, TruncatedText) else "validation", str(error))

@@ -1,0 +1,82 @@
+"""An encoder for a service: queries of many clients in one batch, never behind a document."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from farfield.apps.retrieval.encoder import Encoder, Encoding, Fingerprint, Policy, Vectors
+
+# Tokens of one batch of queries, padding counted.
+BATCH_TOKENS = 8192
+Job = tuple[list[str], int, "Future[Vectors]"]
+
+
+class ServingEncoder:
+    """Two encoders of one fingerprint: one for documents, one whose only caller is the thread that batches queries.
+
+    Args:
+        queries: Encodes queries.
+        documents: Encodes documents; another object, so that a long document holds up no query.
+    """
+
+    def __init__(self, queries: Encoder, documents: Encoder) -> None:
+        self._queries, self._documents = queries, documents
+        self.d, self.max_tokens = queries.d, queries.max_tokens
+        self.fingerprint: Fingerprint = queries.fingerprint
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="queries", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread after the queries that wait."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def encode(
+        self, texts: Sequence[str], *, policy: Policy = "chunk", progress: Callable[[int, int], None] | None = None
+    ) -> list[Encoding]:
+        """Encodings of documents."""
+        return self._documents.encode(texts, policy=policy, progress=progress)
+
+    def encode_queries(self, texts: Sequence[str], *, policy: Policy = "warn") -> Vectors:
+        """One vector a query, computed together with those of other callers."""
+        longest = max((self.max_tokens if len(text) > 4 * self.max_tokens else len(text) for text in texts), default=0)
+        job: Future[Vectors] = Future()
+        self._jobs.put((list(texts), longest * len(texts), job))
+        return job.result()
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text."""
+        return self._documents.count_tokens(texts)
+
+    def _work(self) -> None:
+        while (first := self._jobs.get()) is not None:
+            batch, tokens, last = [first], first[1], False
+            while tokens < BATCH_TOKENS and not self._jobs.empty():
+                job = self._jobs.get()
+                if job is None:
+                    last = True
+                    break
+                batch.append(job)
+                tokens += job[1]
+            self._answer(batch)
+            if last:
+                return
+
+    def _answer(self, batch: list[Job]) -> None:
+        try:
+            vectors = self._queries.encode_queries([text for texts, _, _ in batch for text in texts], policy="truncate")
+        except Exception as error:
+            for _, _, job in batch:
+                job.set_exception(error)
+            return
+        ends = np.cumsum([len(texts) for texts, _, _ in batch])
+        for (_, _, job), part in zip(batch, np.split(vectors, ends[:-1]), strict=True):
+            job.set_result(part)
