@@ -1,9 +1,9 @@
 """Heat on a rectangle with a round hole and a thin wall: quadratic finite elements, fifth order in time.
 
-    u_t = D lap u + F s(x) cos(2 pi f t),    each part of the boundary held at a temperature or insulated
+    u_t = D lap u + F s(x) cos(2 pi f t),    each part of the boundary insulated, or held at T + S cos(2 pi g t)
 
-What the boundary and the forcing hold up (constant, or swinging with f) is solved for directly; what remains decays,
-and is advanced by the subdiagonal Pade approximation (2, 3) of the exponential, which damps every fast mode.
+What the boundary and the forcing hold up (constant, or swinging with f or g) is solved for directly; what remains
+decays, and is advanced by the subdiagonal Pade approximation (2, 3) of the exponential, which damps every fast mode.
 """
 
 from __future__ import annotations
@@ -82,6 +82,10 @@ def heat_domain(
     outer: float | str,
     hole: float | str,
     wall: float | str,
+    outer_swing: float,
+    hole_swing: float,
+    wall_swing: float,
+    swing_frequency: float,
     initial: str,
     modes: int,
     amplitude: float,
@@ -91,7 +95,8 @@ def heat_domain(
 ) -> Case:
     """One run; the settings are those of recipes/physics/equation/heat-domain.yaml.
 
-    Returns: Field u (K) at the vertices, `forcing` (K s-1) where there is one.
+    Returns: Field u (K) at the vertices, `forcing` (K s-1) where there is one; the signals outer, hole and wall (K) of
+        the parts that swing.
     Raises: UserError: a setting is out of its range; a steady source with nothing held at a temperature.
     Complexity: O(N^1.5) to factorise, O(N log N) a step.
     """
@@ -103,6 +108,14 @@ def heat_domain(
     )
     times = frame_times(duration, frames)
     held = _held(space, {"outer": outer, "hole": hole, "wall": wall})
+    swings = {"outer": outer_swing, "hole": hole_swing, "wall": wall_swing}
+    swings = {name: s for name, value in swings.items() if (s := number(f"{name}_swing", value)) != 0}
+    for name in swings:
+        if not set(dofs := _dofs(space, name)) <= set(held) or not dofs:
+            raise UserError(
+                f"equation.{name}_swing={swings[name]}: the {name} has to be there and held at a temperature"
+            )
+    turn = number("swing_frequency", swing_frequency, 0, above=bool(swings))
     push = number("forcing", forcing)
     phase = whole("forcing_mode", forcing_mode, 1) * np.pi / np.array(domain.length)
 
@@ -113,6 +126,7 @@ def heat_domain(
     frequency = number("forcing_frequency", forcing_frequency, 0)
     stiffness = number("diffusivity", diffusivity, 0, above=True) * space.stiffness
     level, swing = _held_up(space, stiffness, held, space.integrals(source(at)), frequency)
+    sway = _swayed(space, stiffness, held, {k: s for n, s in swings.items() for k in _dofs(space, n)}, turn)
     shape = initial_shape(
         choice("initial", initial, ("random", "bump", "mode")),
         rng,
@@ -124,12 +138,12 @@ def heat_domain(
     free = np.setdiff1d(np.arange(space.size), np.fromiter(held, dtype=np.int64))
     substeps = whole("steps_per_frame", steps_per_frame, 1)
     decay = Decay(space.mass[free][:, free], stiffness[free][:, free], (times[1] - times[0]) / substeps)
-    rest = (number("amplitude", amplitude) * shape - level - swing.real)[free]
+    rest = (number("amplitude", amplitude) * shape - level - swing.real - sway.real)[free]
     u = np.empty((len(times), space.vertices, 1))
     for i, t in enumerate(times):
         for _ in range(substeps if i else 0):
             rest = decay.step(rest)
-        whole_field = level + (swing * np.exp(2j * np.pi * frequency * t)).real
+        whole_field = level + (swing * np.exp(2j * np.pi * frequency * t) + sway * np.exp(2j * np.pi * turn * t)).real
         whole_field[free] += rest
         u[i, :, 0] = whole_field[: space.vertices]
         advance((i + 1) / len(times))
@@ -146,6 +160,7 @@ def heat_domain(
         fields=fields,
         reader=in_memory(values),
         units={"x": "m", "t": "s"},
+        signals={n: (held[_dofs(space, n)[0]] + s * np.cos(2 * np.pi * turn * times), "K") for n, s in swings.items()},
         boundary=domain.boundary(nodes),
     )
 
@@ -170,14 +185,34 @@ def _held(space: Quadratic, wanted: dict[str, float | str]) -> dict[int, float]:
     """Temperature of every unknown on the boundary that is held at one."""
     held: dict[int, float] = {}
     for name, value in wanted.items():
-        parts = ("left", "right", "bottom", "top") if name == "outer" else (name,)
         if value == "insulated":
             continue
         if isinstance(value, str):
             raise UserError(f"equation.{name}=[{value}]: a temperature or the word insulated is accepted")
         temperature = number(name, value)
-        held |= {int(dof): temperature for part in parts for dof in space.parts.get(part, ())}
+        held |= dict.fromkeys(_dofs(space, name), temperature)
     return held
+
+
+def _dofs(space: Quadratic, name: str) -> list[int]:
+    """Unknowns on the outer sides, the hole or the wall."""
+    parts = ("left", "right", "bottom", "top") if name == "outer" else (name,)
+    return sorted({int(dof) for part in parts for dof in space.parts.get(part, ())})
+
+
+def _swayed(
+    space: Quadratic, stiffness: Any, held: dict[int, float], swings: dict[int, float], frequency: float
+) -> NDArray[np.complex128]:
+    """The complex amplitude of the field that swinging temperatures on the boundary hold up."""
+    sway = np.zeros(space.size, dtype=np.complex128)
+    if not swings:
+        return sway
+    fixed = np.fromiter(held, dtype=np.int64)
+    free = np.setdiff1d(np.arange(space.size), fixed)
+    sway[fixed] = [swings.get(int(dof), 0.0) for dof in fixed]
+    system = (stiffness + 2j * np.pi * frequency * space.mass).tocsr()
+    sway[free] = splu(system[free][:, free].tocsc()).solve(-(system[free][:, fixed] @ sway[fixed]))
+    return sway
 
 
 def _held_up(

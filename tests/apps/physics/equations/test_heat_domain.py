@@ -137,3 +137,38 @@ def test_little_heat_comes_round_the_wall() -> None:
 def test_a_wrong_setting_is_named(values: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         solve("heat-domain", **COARSE, **values)
+
+
+def test_sides_that_swing_drive_the_closed_form() -> None:
+    values = {
+        "diffusivity": 1.0,
+        "duration": 3.0,
+        "outer": 2.0,
+        "outer_swing": 0.5,
+        "swing_frequency": 1.3,
+        "wall": "insulated",
+    }
+    case = solve("heat-domain", **OPEN, **(COARSE | {"triangle": 0.05}), **values, initial="mode", modes=1)
+    turn = 2j * np.pi * 1.3
+    m = np.arange(1, 400, 2)
+    modes = 16 / (np.pi**2 * m[:, None] * m) * turn / (turn + np.pi**2 * (m[:, None] ** 2 + m**2))
+    x, y = (np.sin(np.pi * m * case.nodes[:, k, None]) for k in range(2))
+    amplitude = 0.5 * (1 - np.einsum("nk,kl,nl->n", x, modes, y))
+    for i in (2, 4):
+        expected = 2 + (amplitude * np.exp(turn * case.times[i])).real
+        assert np.abs(case.read("u")[i, :, 0] - expected).max() < 2e-3 * 0.5
+    signal, units = case.signals["outer"]
+    np.testing.assert_allclose(signal, 2 + 0.5 * np.cos(2 * np.pi * 1.3 * case.times), rtol=0, atol=1e-14)
+    assert units == "K"
+    np.testing.assert_allclose(
+        case.read("u")[:, case.boundary["left"], 0], np.tile(signal[:, None], len(case.boundary["left"]))
+    )
+
+
+@pytest.mark.parametrize(
+    "values", [{"wall_swing": 1.0}, {"hole_swing": 1.0, "hole": "insulated"}, {"outer_swing": 1.0}]
+)
+def test_what_cannot_swing_is_refused(values: dict[str, float]) -> None:
+    given = {"swing_frequency": 0.0 if "outer_swing" in values else 1.0, "wall": "insulated"}
+    with pytest.raises(UserError, match="swing"):
+        solve("heat-domain", **COARSE, **(given | values))
