@@ -36,7 +36,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "trainer": {"batch": 16},
     },
 }
-QUICK = {"model": {"width": 16, "blocks": 2, "members": 2}, "trainer": {"batch": 4, "unroll": [1, 2]}}
+QUICK = {"model": {"width": 16, "blocks": 2, "members": 2, "nodes": 60}, "trainer": {"batch": 4, "unroll": [1, 2]}}
 
 
 class Settings(NamedTuple):
