@@ -10,6 +10,7 @@ from torch import Tensor
 from benchmarks.harness import Bench, Row, main, measure_together, shape, speedup
 from farfield.apps.forecasting.graph import GraphedStep
 from farfield.apps.forecasting.level import measure
+from farfield.apps.forecasting.memory import kept_memory
 from farfield.apps.forecasting.spacetime import SpaceTime, SpaceTimeConfig, rmse
 from farfield.apps.forecasting.windows import Batch
 
@@ -144,7 +145,9 @@ def steps(bench: Bench, config: SpaceTimeConfig) -> Iterator[Row]:
             step(batch)
         providers[name] = lambda step=step: step(batch)  # type: ignore[misc]
     parameters = sum(p.numel() for p in SpaceTime(config).parameters())
-    for name, t in measure_together(providers, seconds=2 * bench.seconds).items():
+    with kept_memory():
+        measured = measure_together(providers, seconds=2 * bench.seconds)
+    for name, t in measured.items():
         where = f"{sizes_of(config, len(batch.y), name)} parameters={parameters} step=adamw"
         yield bench.row("spacetime", "farfield", "fwdbwd", where, "fp32", times=t)
 

@@ -7,12 +7,12 @@ stand first, (D, B, L): every product over channels is one GEMM, and a system is
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from farfield.apps.forecasting.config import DIFFERENCES, SpaceTimeConfig
-from farfield.apps.forecasting.systems import closed_loop, impulse_response, krylov
 from farfield.core_ops import companion_ssm, fftconv
 
 # Below it a norm is left alone; the released network's number.
@@ -30,8 +30,8 @@ def normalised(v: Tensor, config: SpaceTimeConfig) -> Tensor:
 
 
 def final_state(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """sum_l A^(L-1-l) b z_l as one GEMM a channel: (D, B, L) and (D, d) x 2 -> (D, B, d)."""
-    return z @ krylov(a, b, z.shape[-1]).flip(-1).mT
+    """sum_l A^(L-1-l) b z_l: (D, B, L) and (D, d) x 2 -> (D, B, d)."""
+    return companion_ssm.last_state(z.transpose(0, 1), a, b).transpose(0, 1)
 
 
 def filter_rows(u: Tensor, k: Tensor) -> Tensor:
@@ -216,8 +216,7 @@ class System(nn.Module):
 
     def kernel(self, length: int) -> Tensor:
         """(n, length): c^T A^l b."""
-        a, b, c = self.system()
-        return impulse_response(a, b, c, length)
+        return companion_ssm.companion_kernel(*self.system(), length)
 
 
 class Mixer(nn.Module):
@@ -244,16 +243,16 @@ class Mixer(nn.Module):
 
     def forward(self, v: Tensor) -> Tensor:
         """(D, B, L) -> (outputs, B, L)."""
-        weight, rows = self.linear.weight, nn.functional.gelu(v).flatten(1)
+        weight, active = self.linear.weight, nn.functional.gelu(v)
         if self.training and self.rate:
-            rows, share = thinned(rows, self.rate)
+            active, share = thinned(active, self.rate)
             # The activations that are kept make up for the others in W, which is small.
             weight = weight / share
-        return torch.addmm(self.linear.bias[:, None], weight, rows).reshape(-1, *v.shape[1:])
+        return torch.addmm(self.linear.bias[:, None], weight, active.flatten(1)).reshape(-1, *v.shape[1:])
 
 
 def thinned(x: Tensor, rate: float) -> tuple[Tensor, float]:
-    """x with a random share of its entries zero, and what the others are to be divided by.
+    """x with a random share of its entries zero, in place on a CPU, and what the others are to be divided by.
 
     On a CPU the rate is the nearest 256th, at least one: a byte for each entry, eight out of one draw, takes a tenth of
     the time of torch's Bernoulli draws.
@@ -265,7 +264,15 @@ def thinned(x: Tensor, rate: float) -> tuple[Tensor, float]:
     # Ones and zeros of x's dtype: a product with bool marks converts them twice.
     kept = torch.empty(x.shape, dtype=x.dtype)
     torch.ge(draws.view(torch.uint8)[: x.numel()].view(x.shape), part, out=kept)
-    return x * kept, 1 - part / 256
+    return x.mul_(kept), 1 - part / 256
+
+
+class Rollout(NamedTuple):
+    """What turns a state into T outputs: `companion_ssm.closed_loop_factors`, and the response to the drive (D, T)."""
+
+    first: Tensor
+    terms: Tensor
+    response: Tensor | None
 
 
 class ClosedLoop(nn.Module):
@@ -311,7 +318,7 @@ class ClosedLoop(nn.Module):
         return torch.einsum("btk,dk->dbt", known, self.drive.weight).contiguous()
 
     def state(self, z: Tensor, drive: Tensor | None = None) -> Tensor:
-        """The state after the lags, x_L = sum_l A^(L-1-l) (b z_l + A E v_l): one GEMM a channel.
+        """The state after the lags, x_L = sum_l A^(L-1-l) (b z_l + A E v_l).
 
         Args:
             z: (D, B, L)
@@ -326,28 +333,29 @@ class ClosedLoop(nn.Module):
         """E, what a drive of one adds to the state, (D, d)."""
         return normalised(self.ssm.e, self.config)
 
-    def rollout(self, horizon: int) -> tuple[Tensor, Tensor | None]:
-        """What turns a state into T outputs, (D, d, T): c^T (A + b k^T)^t; and the response to the drive, (D, T)."""
+    def rollout(self, horizon: int) -> Rollout:
+        """The loop's outputs c^T (A + b k^T)^t x, t < T, as factors without a batch; the response of one drive."""
         a, _, b, c, k = self.parts()
-        rows = closed_loop(a, b, c, k, horizon)
+        first, terms = companion_ssm.closed_loop_factors(a, b, c, k, horizon)
         if self.drive is None:
-            return rows, None
-        return rows, torch.einsum("hd,hdt->ht", self.impulse(), rows)
+            return Rollout(first, terms, None)
+        response = companion_ssm.closed_loop_outputs(self.impulse()[:, None], first, terms)[:, 0]
+        return Rollout(first, terms, response)
 
     def closed(self, z: Tensor, horizon: int, known: Tensor | None = None) -> Tensor:
         """T steps from the lags: (D, B, L) and known (B, L + T, known) -> (D, B, T)."""
         lag = z.shape[-1]
         past = None if known is None else known[:, :lag]
-        return self.ahead(self.state(z, self.drives(past)), *self.rollout(horizon), known)
+        return self.ahead(self.state(z, self.drives(past)), self.rollout(horizon), known)
 
-    def ahead(self, x: Tensor, rows: Tensor, response: Tensor | None, known: Tensor | None) -> Tensor:
-        """T steps from a state (D, B, d): what `rollout` gave, and known of which the last T steps are read."""
-        y = x @ rows
-        if response is None or known is None:
+    def ahead(self, x: Tensor, rollout: Rollout, known: Tensor | None) -> Tensor:
+        """T steps from a state (D, B, d): `rollout(T)`, and known of which the last T steps are read."""
+        y = companion_ssm.closed_loop_outputs(x, rollout.first, rollout.terms)
+        if rollout.response is None or known is None:
             return y
-        drive = self.drives(known[:, -rows.shape[-1] :])
+        drive = self.drives(known[:, -rollout.terms.shape[-1] :])
         assert drive is not None
-        return y + filter_rows(drive, response)
+        return y + filter_rows(drive, rollout.response)
 
     def open(self, z: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step ahead everywhere: predictions after each observation of the output and of the next input.
@@ -361,11 +369,11 @@ class ClosedLoop(nn.Module):
         if config.compat:
             order = config.norm_order
             b, c, k = (v / torch.linalg.vector_norm(v, ord=order, dim=-1, keepdim=True) for v in (b, c, self.ssm.k))
-        outputs = [filter_rows(z, impulse_response(a, b, v, z.shape[-1])) for v in (c, k)]
+        outputs = [filter_rows(z, companion_ssm.companion_kernel(a, b, v, z.shape[-1])) for v in (c, k)]
         drive = self.drives(known)
         if drive is not None:
             seen = drive[..., : z.shape[-1] + 1].contiguous()
             for i, v in enumerate((c, k)):
-                reply = impulse_response(a, self.impulse(), v, seen.shape[-1])
+                reply = companion_ssm.companion_kernel(a, self.impulse(), v, seen.shape[-1])
                 outputs[i] = outputs[i] + filter_rows(seen, reply)[..., 1:]
         return outputs[0], outputs[1]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.apps.forecasting.graph import GraphedStep
+from farfield.apps.forecasting.memory import kept_memory
 from farfield.apps.forecasting.spacetime import SpaceTime
 from farfield.apps.forecasting.windows import Batch, Windows
 from farfield.apps.training.device import autocast_for, resolve_device
@@ -104,7 +105,7 @@ def train(
     net.to(place)
     windows, validation = windows.to(place), validation.to(place)
     history = History()
-    with _seeded(seed, place):
+    with _seeded(seed, place), kept_memory():
         order = torch.Generator().manual_seed(seed)
         steps_an_epoch = math.ceil(len(windows) / batch_size)
         optimiser = torch.optim.AdamW(

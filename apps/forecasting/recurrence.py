@@ -6,11 +6,12 @@ Shapes: B series, C targets, D channels, d state size, L lags, T steps ahead.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from farfield.apps.forecasting.blocks import CompanionBlock, final_state
+from farfield.apps.forecasting.blocks import CompanionBlock, Rollout, final_state
 from farfield.apps.forecasting.level import Level
 from farfield.apps.forecasting.spacetime import SpaceTime
 from farfield.apps.training.errors import UserError
@@ -68,7 +69,11 @@ class Recurrence:
             self._systems = [block.systems() for block in blocks]
             self._filters = filters_of(blocks[0])
             self._decoder = net.decoder.blocks.parts()
-            self._rollouts: dict[int, tuple[Tensor, Tensor | None]] = {}
+            self._rollouts: dict[int, Rollout] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what is made again when a horizon is asked for."""
+        return {**vars(self), "_rollouts": {}}
 
     def start(self, batch: int = 1) -> State:
         """The state of B series of which nothing has been seen."""
@@ -141,7 +146,7 @@ class Recurrence:
             raise UserError(f"{state.seen} observations were seen, {self.config.lag} are needed before a forecast")
         if horizon not in self._rollouts:
             self._rollouts[horizon] = self.net.decoder.blocks.rollout(horizon)
-        rows, response = self._rollouts[horizon]
+        rollout = self._rollouts[horizon]
         y, known, _, observed = self._window(state)
         whole = None
         if self.config.known:
@@ -151,7 +156,7 @@ class Recurrence:
                 raise UserError(f"future values of the known covariates of shape {came} came; {wanted} is accepted")
             assert known is not None
             whole = torch.cat([known, known_future.to(y.dtype)], 1)
-        return self.net.conclude(state.decoder.transpose(0, 1), rows, response, y, whole, observed, state.level)
+        return self.net.conclude(state.decoder.transpose(0, 1), rollout, y, whole, observed, state.level)
 
     def _window(self, state: State) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """The last L observations in their order: y, known, past, marks."""

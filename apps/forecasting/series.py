@@ -18,6 +18,7 @@ from farfield.apps.training.errors import UserError
 if TYPE_CHECKING:
     from farfield.apps.forecasting.network import Examples, Network
     from farfield.apps.forecasting.spacetime import SpaceTime
+    from farfield.apps.forecasting.stream import Stream
 
 # The bank reads this many of the newest values, the network this many windows of them.
 MOST_VALUES = 20_000
@@ -56,7 +57,7 @@ class Plan:
 
 @dataclass
 class SeriesModel:
-    """A fitted model in the state after its newest value; `read` moves it in O(K + P) a value.
+    """A fitted model in the state after its newest value; `read` moves it in O(K + P + d) a value.
 
     y = scale^-1(stack + strength (network - stack) + beta . x); intervals are symmetric before scale^-1.
 
@@ -66,9 +67,8 @@ class SeriesModel:
         effect: Of the covariates.
         stack, network: The parts; None where the network did not help.
         conformal: Interval widths and the forecasts that they wait for.
-        window: The newest values without gaps and without the covariates' effect (L,).
-        past: Covariates beside `window`, standardised (L, K); empty without any.
         count: Values read.
+        stream: The network's recurrence after them; None without a network.
     """
 
     plan: Plan
@@ -77,9 +77,8 @@ class SeriesModel:
     stack: Stack
     network: Network | None
     conformal: Conformal
-    window: Array
-    past: Array
     count: int
+    stream: Stream | None = None
     _said: tuple[tuple[int, int], Array] | None = field(default=None, repr=False)
 
     @classmethod
@@ -103,9 +102,12 @@ class SeriesModel:
         plan = Plan(**{**vars(plan), "lag": lag, "sizes": plan.sizes or dict(model_of(len(y)))})
         past = effect.standardise(x)
         network, conformal = _beside(z, past, bank.filled, stack, trial, plan, pretrained)
-        window = windows_at(bank.filled, np.array([len(z) - 1]), lag)[0]
-        rows = np.maximum(np.arange(len(z) - lag, len(z)), 0)
-        model = cls(plan, scale, effect, stack, network, conformal, window, past[rows], count)
+        model = cls(plan, scale, effect, stack, network, conformal, count)
+        if network is not None:
+            from farfield.apps.forecasting.stream import Stream
+
+            rows = np.maximum(np.arange(len(z) - lag, len(z)), 0)
+            model.stream = Stream.begin(network.net, windows_at(bank.filled, rows[-1:], lag)[0], past[rows])
         model._issue()
         return model
 
@@ -140,10 +142,8 @@ class SeriesModel:
         z = float(self.scale.forward(np.array([value]))[0]) if np.isfinite(value) else np.nan
         z -= float(self.effect.of(row)[0])
         filled = self.stack.read(z)
-        self.window[:-1] = self.window[1:]
-        self.window[-1] = filled
-        self.past[:-1] = self.past[1:]
-        self.past[-1] = self.effect.standardise(row)[0]
+        if self.stream is not None:
+            self.stream.read(filled, self.effect.standardise(row)[0])
         self.count += 1
         if adapt:
             self.conformal.observe(z)
@@ -155,7 +155,7 @@ class SeriesModel:
 
         twin = copy.copy(self)
         twin.stack, twin.conformal = copy_of(self.stack), copy.deepcopy(self.conformal)
-        twin.window, twin.past = self.window.copy(), self.past.copy()
+        twin.stream = None if self.stream is None else self.stream.copy()
         return twin
 
     def _issue(self) -> None:
@@ -178,11 +178,9 @@ class SeriesModel:
         if self._said is not None and not self.effect.inputs and self._said[0] == (self.count, horizon):
             return self._said[1]
         z = self.stack.forecast(horizon)
-        if self.network is not None:
-            known = None
-            if self.network.net.config.known:
-                known = np.concatenate([self.past, self.effect.standardise(x)])[None]
-            z = z + self.network.strength * (self.network.forecast(self.window[None], known, horizon)[0] - z)
+        if self.network is not None and self.stream is not None:
+            known = self.effect.standardise(x) if self.effect.inputs else None
+            z = z + self.network.strength * (self.stream.forecast(horizon, known) - z)
         self._said = ((self.count, horizon), np.asarray(z))
         return self._said[1]
 

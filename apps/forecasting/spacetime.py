@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from farfield.apps.forecasting.blocks import Decoder, Encoder, Mixer
+from farfield.apps.forecasting.blocks import Decoder, Encoder, Mixer, Rollout
 from farfield.apps.forecasting.config import SpaceTimeConfig
 from farfield.apps.forecasting.level import Level, fill_forward, measure
 from farfield.apps.forecasting.skip import LinearSkip
@@ -96,14 +96,13 @@ class SpaceTime(nn.Module):
             # The skip reads the last lags alone: what stands before fills none of their gaps.
             lag = self.config.lag
             ahead = None if known is None else known[:, -lag - horizon :]
-            return self.conclude(state, *decoder.rollout(horizon), y[:, -lag:], ahead, observed[:, -lag:], level)
-        return self._conclude(state, *decoder.rollout(horizon), u, known, level)
+            return self.conclude(state, decoder.rollout(horizon), y[:, -lag:], ahead, observed[:, -lag:], level)
+        return self._conclude(state, decoder.rollout(horizon), u, known, level)
 
     def conclude(
         self,
         state: Tensor,
-        rows: Tensor,
-        response: Tensor | None,
+        rollout: Rollout,
         y: Tensor,
         known: Tensor | None,
         observed: Tensor | None,
@@ -113,17 +112,15 @@ class SpaceTime(nn.Module):
 
         Args:
             state: (D, B, d)
-            rows, response: What `ClosedLoop.rollout` gave.
+            rollout: Of as many steps as are wanted.
             y, known, observed, level: The last lags, as of `forward`.
         """
         u, _ = self.enter(y, known, observed, level)
-        return self._conclude(state, rows, response, u, known, level)
+        return self._conclude(state, rollout, u, known, level)
 
-    def _conclude(
-        self, state: Tensor, rows: Tensor, response: Tensor | None, u: Tensor, known: Tensor | None, level: Level
-    ) -> Tensor:
-        horizon = rows.shape[-1]
-        v = self.output(self.decoder.blocks.ahead(state, rows, response, known))
+    def _conclude(self, state: Tensor, rollout: Rollout, u: Tensor, known: Tensor | None, level: Level) -> Tensor:
+        horizon = rollout.terms.shape[-1]
+        v = self.output(self.decoder.blocks.ahead(state, rollout, known))
         if self.skip is not None:
             v = v + self.skip(u, horizon)
         return self._leave(v, level, None if known is None else known[:, u.shape[-1] :])

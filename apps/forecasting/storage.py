@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "farfield-forecaster", 1
 SETTINGS, WEIGHTS = "forecaster.json", "model.safetensors"
-NETWORK = "network."
+NETWORK, STREAM = "network.", "stream."
 
 
 def pack(model: SeriesModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -42,8 +42,6 @@ def pack(model: SeriesModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
         },
         **{f"stack.{name}": getattr(model.stack, name) for name in ("taps", "weights", "recent")},
         **{f"conformal.{name}": getattr(model.conformal, name) for name in ("static", "shift", "pending", "issued")},
-        "window": model.window,
-        "past": model.past,
     }
     tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
     settings: dict[str, Any] = {
@@ -59,6 +57,9 @@ def pack(model: SeriesModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if model.network is not None:
         settings["network"] = model.network.settings()
         weights = model.network.net.state_dict()
+        assert model.stream is not None
+        settings["stream"], states = model.stream.pack()
+        tensors |= {STREAM + name: value.clone() for name, value in states.items()}
         tensors |= {NETWORK + name: value.contiguous().clone() for name, value in weights.items()}
     return settings, tensors
 
@@ -69,12 +70,16 @@ def unpack(settings: dict[str, Any], tensors: dict[str, Tensor]) -> SeriesModel:
     def group(name: str) -> dict[str, Any]:
         return {k.removeprefix(name): v.numpy().copy() for k, v in tensors.items() if k.startswith(name)}
 
-    network = None
+    network = stream = None
     if settings["network"] is not None:
         from farfield.apps.forecasting.network import Network
+        from farfield.apps.forecasting.stream import Stream
 
-        weights = {k.removeprefix(NETWORK): v for k, v in tensors.items() if k.startswith(NETWORK)}
+        weights, states = (
+            {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)} for name in (NETWORK, STREAM)
+        )
         network = Network.of(settings["network"], weights)
+        stream = Stream.of(network.net, settings["stream"], states)
     smoothers = Smoothers(season=settings["season"], clock=settings["clock"], **group("smoothers."))
     return SeriesModel(
         Plan(**settings["plan"]),
@@ -83,9 +88,8 @@ def unpack(settings: dict[str, Any], tensors: dict[str, Tensor]) -> SeriesModel:
         Stack(smoothers=smoothers, limit=settings["limit"], **group("stack.")),
         network,
         Conformal(clock=settings["judged"], **group("conformal.")),
-        tensors["window"].numpy().copy(),
-        tensors["past"].numpy().copy(),
         settings["count"],
+        stream,
     )
 
 

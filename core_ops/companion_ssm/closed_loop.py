@@ -8,8 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..fftconv import fftconv
 from .choice import all_pole
+from .hankel import hankel, lower_toeplitz
 from .rational import numerator, product, rows_of
+
+# A matrix of d T terms is worth forming where d is less than this many times the states.
+FEW = 4
 
 
 def closed_loop_kernel(
@@ -39,10 +44,58 @@ def closed_loop_kernel(
     sequences = all_pole(starts.reshape(2 * rows, d)[:, :horizon], loop.repeat(2, 1), horizon, dtype == torch.float32)
     beta, alpha = sequences.reshape(2, rows, horizon)
     # K[i, t] = q[i + t] + sum_j k[i + j] beta[t - 1 - j], q = c, then alpha.
-    q = torch.cat([c, alpha[:, : horizon - 1]], 1).to(dtype).unfold(-1, horizon, 1)
-    past = pad(beta[:, : horizon - 1], (d, 0)).to(dtype).unfold(-1, horizon, 1)[:, :d]
-    gain = pad(k, (0, d - 1)).unfold(-1, d, 1).flip(-1).to(dtype)
+    q = hankel(torch.cat([c, alpha[:, : horizon - 1]], 1).to(dtype), horizon)
+    past = hankel(pad(beta[:, : horizon - 1], (d, 0)).to(dtype), horizon)
+    gain = hankel(pad(k, (0, d - 1)).to(dtype), d).flip(-1)
     return torch.baddbmm(q, gain, past).reshape(*lead, d, horizon)
+
+
+def closed_loop_factors(
+    a: Float[Tensor, "*#h d"],
+    b: Float[Tensor, "*#h d"],
+    c: Float[Tensor, "*#h d"],
+    k: Float[Tensor, "*#h d"],
+    horizon: int,
+) -> tuple[Float[Tensor, "*h d m"], Float[Tensor, "*h t"]]:
+    """The closed loop's kernel as a product: K[:, t] = sum_j N[:, j] g[t - j], g the terms of 1 / det(I - z M).
+
+    Row i of N holds the numerator of the outputs from the state e_i, so `closed_loop_outputs` gives the outputs of
+    states without forming K: less work where there are fewer states than d, and no horizon enters N.
+
+    Args:
+        a, b, c, k, horizon: As of closed_loop_kernel.
+    Returns: N (*, d, m), m = min(d, T), and g (*, T); float64 where an operand is.
+    Complexity: O(d^3) a row, as two products of matrices, and O(T log T).
+    """
+    dtype = torch.float64 if torch.float64 in (a.dtype, b.dtype, c.dtype, k.dtype) else torch.float32
+    (a, b, c, k), lead = rows_of(a, b, c, k)
+    d = a.shape[1]
+    m = min(d, horizon)
+    loop = a.flip(1) + numerator(a, b, k)
+    below = torch.cat([torch.ones_like(loop[:, :1]), -loop[:, : m - 1]], 1)
+    first = closed_loop_kernel(a, b, c, k, m) @ lower_toeplitz(below).mT
+    terms = all_pole(torch.ones_like(loop[:, :1]), loop, horizon, dtype == torch.float32)
+    return first.to(dtype).reshape(*lead, d, m), terms.to(dtype).reshape(*lead, horizon)
+
+
+def closed_loop_outputs(
+    state: Float[Tensor, "*h b d"], first: Float[Tensor, "*h d m"], terms: Float[Tensor, "*h t"]
+) -> Float[Tensor, "*h b t"]:
+    """What a closed loop says from its states: c^T M^t x, t < T, of each state x.
+
+    Args:
+        state: (*, B, d), B states of each system. first, terms: From closed_loop_factors.
+    Returns: (*, B, T).
+    Complexity: O(B d (d + T)) a row, as two products of matrices; of few states O(B (d^2 + T log T)).
+    """
+    m, horizon = first.shape[-1], terms.shape[-1]
+    if FEW * state.shape[-2] <= m:
+        numerators = (state @ first).flatten(0, -3).transpose(0, 1)
+        y = fftconv(pad(numerators, (0, horizon - m)), terms.reshape(-1, horizon).to(numerators.dtype))
+        return y.transpose(0, 1).reshape(*state.shape[:-1], horizon)
+    # Rows in the opposite order: g[t - (m - 1 - j)] are the padded terms in order.
+    shifted = hankel(pad(terms, (m - 1, 0)), horizon)
+    return (state @ first.flip(-1)) @ shifted
 
 
 def closed_loop_rational(a: Tensor, b: Tensor, c: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,8 @@ def numerator(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     products = irfft(c_hat * backwards, n=size)[..., :d]
     p_hat, q_hat = rfft(products, n=size)
     r: Tensor = irfft(q_hat * backwards[0] - p_hat * backwards[1], n=size)
-    return products[0] + r[:, size - d :]
+    n: Tensor = products[0] + r[:, size - d :]
+    return n
 
 
 def product(x: Tensor, y: Tensor, terms: int) -> Tensor:

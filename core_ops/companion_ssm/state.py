@@ -9,18 +9,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .choice import all_pole
+from .hankel import hankel, lower_toeplitz
 from .rational import product, rows_of
 
 
 def last_component(a: Tensor, b: Tensor, length: int, single: bool) -> Tensor:
     """g[l] = e_d^T A^l b, l < length: the terms of b~/D, b~ the reversed b. (R, d) to (R, L), float64."""
     return all_pole(b.flip(1)[:, :length], a.flip(1), length, single)
-
-
-def lower_toeplitz(v: Tensor) -> Tensor:
-    """T[i, j] = v[i - j], zero above the diagonal: (*, d) to (*, d, d)."""
-    d = v.shape[-1]
-    return pad(v, (d - 1, 0)).unfold(-1, d, 1).flip(-1)
 
 
 def krylov(a: Float[Tensor, "*#h d"], b: Float[Tensor, "*#h d"], length: int) -> Float[Tensor, "*h d l"]:
@@ -37,8 +32,8 @@ def krylov(a: Float[Tensor, "*#h d"], b: Float[Tensor, "*#h d"], length: int) ->
     (a, b), lead = rows_of(a, b)
     d = a.shape[1]
     g = last_component(a, b, length, dtype == torch.float32).to(dtype)
-    past = pad(g[:, : length - 1], (d, 0)).unfold(-1, length, 1)
-    columns = pad(a, (d - 1, 0)).unfold(-1, d, 1).to(dtype) @ past
+    past = hankel(pad(g[:, : length - 1], (d, 0)), length)
+    columns = hankel(pad(a, (d - 1, 0)).to(dtype), d) @ past
     within = min(d, length)
     columns[:, :, :within] += lower_toeplitz(b)[:, :, :within].to(dtype)
     return columns.reshape(*lead, d, length)
@@ -56,14 +51,14 @@ def last_state(u: Float[Tensor, "b h n"], a: Float[Tensor, "h d"], b: Float[Tens
     Complexity: O(B H d (n + 2 d)), as three batched products of matrices.
     """
     n, d, dtype = u.shape[-1], a.shape[-1], u.dtype
-    window = u.transpose(0, 1).flip(-1)
+    u = u.transpose(0, 1)
     a64, b64 = a.double(), b.double()
-    state = window[..., :d] @ lower_toeplitz(b64).to(dtype)[:, :, : min(n, d)].mT
+    state = u[..., max(0, n - d) :].flip(-1) @ lower_toeplitz(b64).to(dtype)[:, :, : min(n, d)].mT
     if n > 1:
         g = last_component(a64, b64, n - 1, dtype == torch.float32).to(dtype)
-        # Rows j, columns q: g[q - 1 - j].
-        spread = pad(g, (d, 0)).unfold(-1, n, 1).flip(1)[:, :d]
-        state = state + (window @ spread.mT) @ lower_toeplitz(a64).to(dtype).mT
+        # Rows j, columns t: g[n - 2 - t - j].
+        spread = hankel(pad(g.flip(-1), (0, d)), n)
+        state = state + (u @ spread.mT) @ lower_toeplitz(a64).to(dtype).mT
     return state.transpose(0, 1)
 
 

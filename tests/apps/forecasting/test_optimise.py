@@ -13,9 +13,9 @@ from farfield.apps.forecasting.blocks import ClosedLoop
 from farfield.apps.forecasting.config import SpaceTimeConfig
 from farfield.apps.forecasting.optimise import Epoch, History, errors, train
 from farfield.apps.forecasting.spacetime import SpaceTime
-from farfield.apps.forecasting.systems import impulse_response
 from farfield.apps.forecasting.windows import Windows
 from farfield.apps.training.errors import UserError
+from farfield.core_ops.companion_ssm import companion_kernel
 
 CONFIG: dict[str, Any] = {
     "lag": 24,
@@ -159,7 +159,7 @@ def test_planted_coefficients_are_recovered(planted: tuple[float, ...], system: 
             loss()
             optimiser.step()
     a, b, _, _, k = loop.parts()
-    taps = impulse_response(a, b, k, 12)[0].detach().numpy()
+    taps = companion_kernel(a, b, k, 12)[0].detach().numpy()
     wanted = np.pad(planted, (0, 12 - len(planted)))
     # 2,000 observations leave a coefficient uncertain by 1 / sqrt(2000) = 0.022.
     assert np.abs(taps - wanted).max() < 0.08
