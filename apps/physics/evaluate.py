@@ -18,7 +18,7 @@ from farfield.apps.physics.ensemble import Ensemble
 from farfield.apps.physics.runs import SPLITS, Runs
 from farfield.apps.training import UserError, atomic_write
 
-HEAD = ("model", "relative L2", "members", "last frame", "drift", "ms", "nodes", "steps")
+HEAD = ("model", "relative L2", "members", "last", "drift", "ms", "nodes", "steps")
 
 
 def score(prediction: Tensor, truth: Tensor) -> dict[str, float]:
@@ -64,7 +64,7 @@ def rows_of(
         rows.append(row)
         if ensemble.places.space is not None and name == next(iter(ensembles)):
             floor = score(ensemble.projected(runs), runs.values)
-            rows.append(row | floor | {"model": "splines through the truth", "members": [], "seconds": None})
+            rows.append(row | floor | {"model": "splines of the truth", "members": [], "seconds": None})
     still = {"model": "persistence", "split": split, "runs": len(runs), **score(persistence(runs), runs.values)}
     rows.append(still | {"members": [], "nodes": len(runs.nodes), "steps": 0, "seconds": None})
     return rows
@@ -129,13 +129,15 @@ def _name(folder: str, folders: Sequence[str]) -> str:
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table for each split, the members' errors beside that of their mean."""
+    """A table for each split, the error of the members' mean beside half the range of their own."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     for split in dict.fromkeys(row["split"] for row in rows):
         mine = [row for row in rows if row["split"] == split]
-        table = Table(title=f"{split}: {mine[0]['runs']} runs", title_justify="left")
+        title = f"{split}: {mine[0]['runs']} runs"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for i, name in enumerate(HEAD):
             table.add_column(name, justify="right" if i else "left")
         for row in mine:
@@ -146,7 +148,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
 def cells_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Texts of one row, as HEAD names them."""
     members = row["members"]
-    over = f"{min(members):.3g} to {max(members):.3g}" if members else ""
+    over = f"± {(max(members) - min(members)) / 2:.2g}" if members else ""
     milliseconds = "" if row["seconds"] is None else f"{1e3 * row['seconds']:.3g}"
     errors = f"{row['relative_l2']:.3g}", over, f"{row['relative_l2_last']:.3g}", f"{row['drift']:+.1%}"
     return row["model"], *errors, milliseconds, f"{row['nodes']:,}", str(row["steps"])

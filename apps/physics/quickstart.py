@@ -26,7 +26,8 @@ SIMULATE = (
     "equation.frames=25", "equation.duration=0.24", "equation.modes=3", "split.valid=0.15",
 )  # fmt: skip
 TRAIN = (
-    "model.cells=3", "model.order=4", "model.stride=6", "model.width=24", "model.blocks=3", "model.members=2", "model.levels=1",
+    "model.cells=3", "model.order=4", "model.stride=6", "model.width=24", "model.blocks=3",
+    "model.members=2", "model.levels=1",
     "model.scale=run", "trainer.batch=8", "trainer.unroll=[1,2]", "trainer.max_steps=null", "trainer.val_every=100",
 )  # fmt: skip
 # Wall time of the training, and again of its comparison without splines in the loss.
