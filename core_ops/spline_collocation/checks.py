@@ -1,5 +1,7 @@
 """What a partition, data and queries have to be."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,16 @@ def looks(check: bool, x: Tensor) -> bool:
     if not check or torch.compiler.is_compiling():
         return False
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def version(x: Tensor) -> int:
+    """How often a tensor was written to in place; -1 where it does not tell, under inference mode."""
+    return -1 if x.is_inference() else x._version
+
+
+def unchanged(x: Tensor, known: Tensor, then: int) -> bool:
+    """Whether x is the tensor that was known, and has not been written to since."""
+    return x is known and then >= 0 and then == version(x)
 
 
 def check_knots(knots: Tensor) -> Tensor:
@@ -66,7 +78,7 @@ def check_finite(what: str, name: str, x: Tensor, check: bool) -> None:
     Raises: DomainError.
     """
     # One sum is cheaper than looking at every entry; a finite sum has finite terms.
-    if not looks(check, x) or bool(x.detach().sum().isfinite()):
+    if not looks(check, x) or math.isfinite(x.detach().sum().item()):
         return
     bad = (~x.detach().isfinite()).nonzero()
     if len(bad):

@@ -16,7 +16,7 @@ from ..banded.batch import broadcast
 from ..dispatch import Implementation, Registry
 from ..errors import DtypeError, ShapeError
 from .cell import ORDERS, Cell, cell_of, gauss
-from .checks import check_finite, check_inside, check_knots, check_points
+from .checks import check_finite, check_inside, check_knots, check_points, looks, unchanged, version
 from .ends import Ends, ends_of
 from .evaluate import antiderivative, values
 from .fused import interpolate as fused_interpolate
@@ -137,6 +137,8 @@ class SplineCollocation:
         self.order, self.ends, self.check = order, ends_of(ends), check
         self.own_points = check_points(points, self.knots, order) if points is not None else None
         self._stencils: Stencils | None = None
+        # Queries that were looked at: the same tensor, unchanged, need not be again.
+        self._seen: tuple[Tensor, int] | None = None
         self._operators: list[tuple[Tensor, int, int, Tensor]] = []
         self._inverse: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
@@ -259,8 +261,8 @@ class SplineCollocation:
         """`operator` at queries that were checked: the one that is kept, or a new one."""
         keep = self.fixed and not x.requires_grad
         if keep:
-            for known, version, times, kept in self._operators:
-                same = known is x and version == x._version
+            for known, then, times, kept in self._operators:
+                same = unchanged(x, known, then)
                 # Contents are compared on the CPU only: on a GPU that would wait for the device.
                 same = same or (not x.is_cuda and known.dtype == x.dtype and torch.equal(known, x))
                 if same and times == derivative and (kept.dtype, kept.device) == (dtype, x.device):
@@ -268,7 +270,7 @@ class SplineCollocation:
         matrix = narrow(self._operator(x, derivative), dtype)
         if keep:
             kept_x = x if x.is_cuda else x.clone()
-            self._operators = [*self._operators[-OPERATORS + 1 :], (kept_x, kept_x._version, derivative, matrix)]
+            self._operators = [*self._operators[-OPERATORS + 1 :], (kept_x, version(kept_x), derivative, matrix)]
         return matrix
 
     def stencil(self, x: Float[Tensor, " q"], derivative: int = 0) -> tuple[Int[Tensor, " q"], Float[Tensor, "q k"]]:
@@ -385,7 +387,10 @@ class SplineCollocation:
             raise ShapeError(f"SplineCollocation.{what}: x is a scalar; needed: (Q) or (..., Q), say x[None].")
         self.check_dtype(what, "x", x)
         if not self.ends.periodic:
-            check_inside(f"SplineCollocation.{what}", x, self.knots, self.check)
+            if self._seen is None or not unchanged(x, *self._seen):
+                check_inside(f"SplineCollocation.{what}", x, self.knots, self.check)
+                if looks(self.check, x):
+                    self._seen = (x, version(x))
             return x
         check_finite(f"SplineCollocation.{what}", "x", x, self.check)
         start = self.knots[..., :1]

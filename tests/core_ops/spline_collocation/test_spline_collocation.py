@@ -336,3 +336,41 @@ def test_rounding_of_a_query_at_the_end_is_let_through() -> None:
 def test_without_checks_values_pass_unseen() -> None:
     spline = SplineCollocation(GOOD, 3, check=False)
     assert spline(torch.full((10,), math.nan), GOOD).isnan().all()
+
+
+def test_stencils_are_rows_of_the_operator_on_coefficients() -> None:
+    knots = torch.tensor([-1.0, -0.999, 0.2, 0.25, 3.0], dtype=torch.float64)
+    for order in (2, 3, 8):
+        spline = SplineCollocation(knots, order)
+        data = torch.randn(5, spline.size, dtype=torch.float64)
+        x = torch.cat([knots, -1 + 4 * torch.rand(200, dtype=torch.float64)])
+        for derivative in (0, 1, 2):
+            first, weights = spline.stencil(x, derivative)
+            found = (spline.fit(data)[:, first[:, None] + torch.arange(order + 1)] * weights).sum(-1)
+            expected = spline(data, x, derivative)
+            assert (found - expected).norm() < 1e-11 * expected.norm()
+    with pytest.raises(DomainError):
+        spline.stencil(torch.tensor([3.1], dtype=torch.float64))
+    with pytest.raises(ShapeError):
+        SplineCollocation(knots.expand(2, 5), 3).stencil(x)
+
+
+def test_queries_written_to_in_place_are_looked_at_again() -> None:
+    spline = SplineCollocation(torch.linspace(0, 1, 5), 3)
+    data, x = torch.randn(spline.size), torch.linspace(0, 1, 4)
+    before = spline(data, x)
+    x[1] = 0.9
+    assert not torch.equal(spline(data, x), before)
+    x[1] = 1.5
+    with pytest.raises(DomainError):
+        spline(data, x)
+
+
+def test_inference_mode_needs_no_version_counters() -> None:
+    spline = SplineCollocation(torch.linspace(0, 1, 5), 3)
+    with torch.inference_mode():
+        data, x = torch.ones(spline.size), torch.linspace(0, 1, 4)
+        assert torch.allclose(spline(data, x), torch.ones(4))
+        x[1] = 1.5
+        with pytest.raises(DomainError):
+            spline(data, x)
