@@ -33,8 +33,8 @@ from farfield.apps.training.trainer import parse_budget
 # Settings of trainer/ that are not TrainerConfig's.
 OURS = ("lr", "weight_decay", "warmup_fraction", "lr_min_ratio", "batch", "unroll", "noise", "residual", "clip")
 CHOICES = {"space": ("splines", "nodes"), "loss": ("fields", "nodes")}
-# Optimiser steps that are timed where a budget, not a number of steps, is given.
-TIMED = 20
+# Optimiser steps that are timed where a budget, not a number of steps, is given; where a resumed run finds the number.
+TIMED, STEPS = 20, "steps.json"
 
 
 def train(
@@ -194,7 +194,12 @@ def train_runs(
         seconds = parse_budget(budget)
         if seconds is None:
             raise UserError("trainer.max_steps=null needs a budget, for example budget=60s")
-        steps = _fitting(module(1000, network_of(chosen, graph, places, scales, learnt, seed)), seconds, on)
+        kept = run_folder / STEPS
+        if resume and kept.is_file():
+            steps = int(json.loads(kept.read_text(encoding="utf-8")))
+        else:
+            steps = _fitting(module(1000, network_of(chosen, graph, places, scales, learnt, seed)), seconds, on)
+            atomic_write(kept, f"{steps}\n")
         budget = None
     config = TrainerConfig(
         run_folder=run_folder,
