@@ -11,6 +11,6 @@ def broadcast(*shapes: tuple[int | torch.SymInt, ...]) -> torch.Size:
     # One shape with dimensions needs no rule, and torch's own takes a tenth of a millisecond.
     first, *others = sorted(shapes, key=len, reverse=True)
     if not any(others):
-        return torch.Size(first)
+        return torch.Size(first)  # type: ignore[arg-type]
     out: torch.Size = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
     return out
