@@ -133,12 +133,13 @@ def _hits(collection: Collection, view: View, scored: list[Scored], query: str) 
         if one.doc not in records:
             continue
         document = records[one.doc].document
-        spans = store.windows(one.doc, view.encoder)
-        window = WHOLE if one.found is None else one.found.window
-        if one.found is None:
-            inside = [(w, span) for w, span in spans.items() if w != WHOLE]
-            window = inside[best_window(document.text, [s for _, s in inside], query)][0] if inside else WHOLE
-        start, stop = spans.get(window, (0, len(document.text)))
+        if one.found is not None:
+            span = store.span(one.doc, view.encoder, one.found.window)
+        else:
+            spans = store.windows(one.doc, view.encoder)
+            inside = [there for window, there in spans.items() if window != WHOLE]
+            span = inside[best_window(document.text, inside, query)] if inside else None
+        start, stop = span or (0, len(document.text))
         hits.append(
             Hit(
                 document.id,

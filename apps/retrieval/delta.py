@@ -61,6 +61,10 @@ class Delta:
         """The k best live rows of each query."""
         return scan(self.vectors, queries, k, live=live)[1]
 
+    def rows_of_one(self, doc: int) -> list[int]:
+        """Rows of a document."""
+        return [int(row) for row in np.flatnonzero(self.docs == doc)]
+
     def rows_of(self, docs: Rows) -> Rows:
         """Rows of documents, in rising order."""
         return np.flatnonzero(np.isin(self.docs, docs))

@@ -118,6 +118,14 @@ class Segment:
         proposed: Rows = self._ann.propose(queries, k, live, share)
         return proposed
 
+    def rows_of_one(self, doc: int) -> range:
+        """Rows of a document."""
+        left = int(self.docs.searchsorted(doc))
+        right = left
+        while right < self.n and self.docs[right] == doc:
+            right += 1
+        return range(left, right)
+
     def rows_of(self, docs: Rows) -> Rows:
         """Rows of documents, in rising order; docs has to be sorted."""
         left, right = np.searchsorted(self.docs, docs, "left"), np.searchsorted(self.docs, docs, "right")

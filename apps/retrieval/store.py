@@ -29,6 +29,8 @@ FILE = "store.sqlite"
 FORMAT = 1
 # Windows that are none: the vector of the whole text, and the only vector of a text that is one window.
 WHOLE, SOLE = -1, -2
+# Parameters of one statement.
+PARAMETERS = 500
 # Seconds that a writer waits for another process.
 PATIENCE = 60.0
 SCHEMA = (
@@ -217,13 +219,19 @@ class Store:
 
     def records(self, docs: Sequence[int]) -> dict[int, Record]:
         """Documents by number; those that are gone are left out."""
-        found = {}
+        found: dict[int, Record] = {}
         with self.guarded():
-            for doc in docs:
-                row = self.db.execute(f"SELECT {RECORD} FROM documents WHERE doc = ?", [int(doc)]).fetchone()
-                if row is not None:
-                    found[int(doc)] = record(row)
+            for begin in range(0, len(docs), PARAMETERS):
+                some = [int(doc) for doc in docs[begin : begin + PARAMETERS]]
+                query = f"SELECT {RECORD} FROM documents WHERE doc IN ({', '.join('?' * len(some))})"
+                found |= {row[0]: record(row) for row in self.db.execute(query, some)}
         return found
+
+    def span(self, doc: int, encoder: int, window: int) -> tuple[int, int] | None:
+        """Characters of one window of a document; None where it is gone."""
+        query = "SELECT start, stop FROM vectors WHERE doc = ? AND encoder = ? AND window = ?"
+        row = self.db.execute(query, [doc, encoder, window]).fetchone()
+        return None if row is None else (row[0], row[1])
 
     def windows(self, doc: int, encoder: int) -> dict[int, tuple[int, int]]:
         """Characters of each vector of a document, by window."""

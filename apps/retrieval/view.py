@@ -35,6 +35,7 @@ class Part(Protocol):
     def vectors(self) -> Vectors: ...
     def propose(self, queries: Vectors, k: int, live: Live | None, share: float) -> Rows: ...
     def rows_of(self, docs: Rows) -> Rows: ...
+    def rows_of_one(self, doc: int) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class View:
     def _scored(self, query: Vectors, docs: dict[int, int], k: int, by: str) -> list[Found]:
         """Exact scores of the first documents, the best k in order; a few more than k, for scores that round alike."""
         found = []
-        for doc, p in islice(docs.items(), k + 4):
+        for doc, p in islice(docs.items(), k + 2):
             one = self._score_in(query, doc, range(len(self.parts)) if p < 0 else (p,), by)
             if one is not None:
                 found.append(one)
@@ -158,12 +159,12 @@ class View:
     def _score_in(self, query: Vectors, doc: int, parts: Sequence[int], by: str) -> Found | None:
         for p in parts:
             part, live = self.parts[p], self.lives[p]
-            rows = part.rows_of(np.array([doc]))
+            rows = part.rows_of_one(doc)
             if not len(rows) or (live is not None and not live[rows[0]]):
                 continue
             # A product of fixed shape: the same vector has the same score in whichever part it lies.
             scores = [float(np.dot(part.vectors[row], query)) for row in rows]
-            windows = part.windows[rows].tolist()
+            windows = [int(part.windows[row]) for row in rows]
             whole = next((s for s, w in zip(scores, windows, strict=True) if w in (WHOLE, SOLE)), None)
             inside = [(s, w) for s, w in zip(scores, windows, strict=True) if w != WHOLE]
             score, window = max(inside, key=lambda pair: pair[0], default=(None, WHOLE))
