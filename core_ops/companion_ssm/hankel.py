@@ -30,7 +30,7 @@ class Hankel(torch.autograd.Function):
         rows, columns = gradient.shape[-2:]
         wide = pad(gradient, (0, rows)).flatten(-2)
         terms = columns + rows - 1
-        return wide[..., : rows * terms].unflatten(-1, (rows, terms)).sum(-2), None
+        return wide[..., : rows * terms].reshape(*gradient.shape[:-2], rows, terms).sum(-2), None
 
 
 def hankel(v: Tensor, columns: int) -> Tensor:

@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 pytest.importorskip("sktime")
 
@@ -15,17 +16,26 @@ from sktime.base import load
 from sktime.datasets import load_airline
 from sktime.utils.estimator_checks import check_estimator
 
+from farfield.apps.forecasting.config import SpaceTimeConfig
 from farfield.apps.forecasting.forecaster import SpaceTimeForecaster
+from farfield.apps.forecasting.network import Network
+from farfield.apps.forecasting.spacetime import SpaceTime
+from farfield.apps.forecasting.stream import Stream
 from farfield.apps.training.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 SMALL = {"model_dim": 4, "kernel_dim": 2, "n_kernels": 2, "dropout": 0.0}
-FAST = ["test_constructor", "test_get_test_params", "test_doctest_examples", "test_clone", "test__y_remember_data"]
-FAST += [
-    "test_update_predict_predicted_index",
-    "test_save_estimators_to_file",
-    "test_non_state_changing_method_contract",
-]
+FAST = ["test_constructor", "test_get_test_params", "test_clone", "test_set_params", "test_doctest_examples"]
+FAST += ["test_save_estimators_to_file", "test_raises_not_fitted_error"]
+
+
+def believe(forecaster: SpaceTimeForecaster) -> None:
+    """Gives the network a say, whether it earned it or not."""
+    model = forecaster.model_
+    net = SpaceTime.seeded(SpaceTimeConfig(lag=model.plan.lag, horizon=4, linear_skip=True, **SMALL), 0).eval()
+    torch.nn.init.normal_(net.output.linear.weight)
+    model.network = Network(net, 0.5)
+    model.stream = Stream.begin(net, model.stack.recent[-model.plan.lag :], np.zeros((model.plan.lag, 0)))
 
 
 def quick(**settings: object) -> SpaceTimeForecaster:
@@ -34,7 +44,7 @@ def quick(**settings: object) -> SpaceTimeForecaster:
 
 def test_a_part_of_sktimes_checks_passes():
     found = check_estimator(SpaceTimeForecaster, raise_exceptions=True, verbose=False, tests_to_run=FAST)
-    assert len(found) > 30
+    assert len(found) > 12
 
 
 @pytest.mark.slow
@@ -67,8 +77,8 @@ def test_quantiles_are_ordered_and_agree_with_intervals():
 
 def test_the_same_seed_gives_the_same_bits():
     y = load_airline()
-    settings = {"network": True, "model": {**SMALL, "dropout": 0.3}, "epochs": 2, "random_state": 5}
-    one, two = (quick(**settings).fit(y, fh=[1, 2, 3]).predict() for _ in range(2))
+    settings = {"network": True, "lag": 4, "model": {**SMALL, "dropout": 0.3}, "epochs": 1, "random_state": 5}
+    one, two = (quick(**settings).fit(y[:80], fh=[1, 2]).predict() for _ in range(2))
     np.testing.assert_array_equal(one, two)
 
 
@@ -113,7 +123,8 @@ def test_missing_values_and_their_mistakes():
     y.iloc[7] = np.inf
     with pytest.raises(UserError, match="infinite"):
         quick().fit(y, fh=[1])
-    with pytest.raises((UserError, NotImplementedError)):
+    # sktime's own answer to a forecaster that says it does not forecast its past.
+    with pytest.raises(NotImplementedError, match="in-sample"):
         quick().fit(load_airline(), fh=[-1, 1]).predict()
 
 
@@ -121,8 +132,8 @@ def test_a_pretrained_network_meets_a_new_series_without_training():
     names = ("a", "b", "c")
     parts = {n: load_airline().astype(float) * (i + 1) for i, n in enumerate(names)}
     panel = pd.concat(parts, names=["who", "when"]).to_frame("y")
-    forecaster = SpaceTimeForecaster(horizon=3, lag=12, model=SMALL, epochs=1, random_state=0)
-    forecaster.pretrain(panel)
+    forecaster = SpaceTimeForecaster(horizon=3, lag=6, model=SMALL, epochs=1, random_state=0)
+    forecaster.pretrain(panel[panel.index.get_level_values("when") < "1953"])
     assert forecaster.state == "pretrained"
     before = {k: v.clone() for k, v in forecaster.pretrained_network_.state_dict().items()}
     forecaster.fit(load_airline()[:40], fh=[1, 2, 3])
@@ -141,8 +152,12 @@ def test_a_saved_forecaster_goes_on_as_it_was(tmp_path, kind):
         "zone": pd.date_range("2000-01-01", periods=144, freq="D", tz="Europe/Berlin"),
         "integer": pd.RangeIndex(144),
     }[kind]
-    forecaster = SpaceTimeForecaster(horizon=4, model=SMALL, epochs=1, season=12, random_state=0)
-    forecaster.fit(y[:130], fh=[1, 2, 4]).update(y[130:135])
+    # One kind with the network, whose state moves with the series too.
+    forecaster = quick(network=kind == "period", horizon=4, lag=6, model=SMALL, epochs=1, season=12)
+    forecaster.fit(y[:130], fh=[1, 2, 4])
+    if kind == "period":
+        believe(forecaster)
+    forecaster.update(y[130:135])
     forecaster.save(tmp_path / "it")
     again = SpaceTimeForecaster.load_from_path(tmp_path / "it.zip")
     assert again.get_params() == forecaster.get_params()

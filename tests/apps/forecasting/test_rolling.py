@@ -79,7 +79,7 @@ def test_rows_are_what_their_names_say():
     assert naive_scale(np.ones(10), 3) == 1
 
 
-@pytest.mark.parametrize("name", ["AutoETS", "AutoARIMA", "Theta"])
+@pytest.mark.parametrize("name", ["AutoETS", pytest.param("AutoARIMA", marks=pytest.mark.slow), "Theta"])
 def test_statistical_rows_forecast_a_season(name):
     pytest.importorskip("statsforecast")
     said = ROWS[name](series(), 6, 6)

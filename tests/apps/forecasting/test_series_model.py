@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from farfield.apps.forecasting.bank import Smoothers, ar_taps, difference_operator, smooth, smoothing_grid
-from farfield.apps.forecasting.network import Examples, judged
+from farfield.apps.forecasting.config import SpaceTimeConfig
+from farfield.apps.forecasting.network import Examples, Network, judged
 from farfield.apps.forecasting.panel import pretrain_network
 from farfield.apps.forecasting.series import Plan, SeriesModel
 from farfield.apps.forecasting.sizes import lag_of, season_of
+from farfield.apps.forecasting.spacetime import SpaceTime
 from farfield.apps.forecasting.stack import poles_of, run_bank, weigh
+from farfield.apps.forecasting.stream import Stream
 from farfield.apps.training.errors import UserError
 
 SMALL = {"model_dim": 4, "kernel_dim": 4, "n_kernels": 2, "dropout": 0.0}
@@ -112,11 +116,36 @@ def test_a_constant_series_is_repeated(value):
     np.testing.assert_allclose(model.forecast(8), value, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits():
     y = seasonal(150, 1.0)
     plan = Plan(horizon=4, season=12, sizes={**SMALL, "dropout": 0.2}, epochs=2, seed=3)
     one, two = (SeriesModel.fit(y, None, plan) for _ in range(2))
     np.testing.assert_array_equal(one.forecast(8), two.forecast(8))
+
+
+def test_the_network_reads_value_by_value_what_a_window_holds():
+    y = seasonal(80, 0.3)
+    model = SeriesModel.fit(y[:60], None, Plan(horizon=4, season=12, lag=12, use_network=False))
+    net = SpaceTime.seeded(SpaceTimeConfig(lag=12, horizon=4, linear_skip=True, transform="last", **SMALL), 0).eval()
+    torch.nn.init.normal_(net.output.linear.weight)
+    model.network = Network(net, 1.0)
+    z = model.scale.forward(y)
+    model.stream = Stream.begin(net, z[48:60], np.zeros((12, 0)))
+    twin = model.copy()
+    for t in range(60, 80):
+        model.read(y[t], adapt=t % 6 == 0)
+        state = model.stream.state
+        if t not in (60, 66, 71, 72, 79):
+            continue
+        # A window that goes back to the last refresh, measured against the level of that time.
+        seen = torch.from_numpy(z[t - 11 - state.fresh : t + 1].astype(np.float32))[None, :, None]
+        with torch.no_grad():
+            direct = net(seen, against=state.level)[0, :, 0].double().numpy()
+        np.testing.assert_allclose(model.forecast(4), model.scale.backward(direct), rtol=1e-4)
+    assert state.fresh == 20 % 12
+    np.testing.assert_array_equal(twin.stream.forecast(4, None), twin.copy().stream.forecast(4, None))
+    assert twin.stream.state.seen == 12
 
 
 def test_a_planted_covariate_is_found_and_an_irrelevant_one_dropped():
@@ -142,8 +171,8 @@ def test_a_growing_season_is_modelled_in_logarithms():
 
 
 def test_a_network_of_a_panel_is_used_without_training():
-    panel = [seasonal(n, 0.3, n) for n in (80, 100, 120)]
-    net = pretrain_network(panel, None, Plan(horizon=4, season=12, sizes=SMALL, epochs=2, lag=12))
+    panel = [seasonal(n, 0.3, n) for n in (40, 50, 60)]
+    net = pretrain_network(panel, None, Plan(horizon=4, season=12, sizes=SMALL, epochs=1, lag=12))
     before = {k: v.clone() for k, v in net.state_dict().items()}
     model = SeriesModel.fit(seasonal(40, 0.3, 9), None, Plan(horizon=4, season=12), net)
     assert all((before[k] == v).all() for k, v in net.state_dict().items())

@@ -49,7 +49,7 @@ def run(verb: str, *words: str) -> Path:
 
 
 def test_fit_then_predict(folder, capsys):
-    fitted = run("fit", "data=my.csv", "target=load", "horizon=7", "compare=4", *QUICK)
+    fitted = run("fit", "data=my.csv", "target=load", "horizon=7", "compare=2", *QUICK)
     said = capsys.readouterr().out
     assert "frequency D" in said
     assert "It beats" in said or "it beats" in said
@@ -75,11 +75,14 @@ def test_covariates_ahead_come_from_a_file(folder, capsys):
     assert np.abs(error).mean() < 1.5
 
 
-@pytest.mark.parametrize("words", [(), ("mode=sliding", "window=60", "refit=10"), ("refit=5", "step=3")])
+SLIDING, REFITTED = ("step=8", "mode=sliding", "window=60", "refit=16"), ("step=5", "refit=20")
+
+
+@pytest.mark.parametrize("words", [pytest.param((), marks=pytest.mark.slow), SLIDING, REFITTED])
 def test_backtest_writes_every_forecast(folder, words):
-    done = run("backtest", "data=my.csv", "target=load", "horizon=7", "compare=5", *QUICK, *words)
+    done = run("backtest", "data=my.csv", "target=load", "horizon=7", "compare=2", *QUICK, *words)
     frame = pd.read_csv(done / "backtest.csv")
-    step = 3 if "step=3" in words else 1
+    step = {(): 1, SLIDING: 8, REFITTED: 5}[words]
     origins = range(89, 143, step)
     assert len(frame) == 7 * len(origins)
     assert frame["truth"].notna().all()
