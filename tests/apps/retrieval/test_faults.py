@@ -283,7 +283,7 @@ def test_readers_see_whole_states_while_a_writer_writes(tmp_path):
     readers = [threading.Thread(target=read) for _ in range(3)]
     for reader in readers:
         reader.start()
-    for number in range(1, 60):
+    for number in range(1, 40):
         index.add([Document(id, f"pair version{number}") for id in ("left", "right")])
         index.add([Document(f"other{number}", f"else {number}")])
         assert index.search(f"else {number}", 1, mode="dense")[0].id == f"other{number}"

@@ -19,11 +19,14 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from farfield.apps.cli.compose import composed
 from farfield.apps.retrieval.collection import Collection
+from farfield.apps.retrieval.serve import serve
 from farfield.apps.retrieval.service import service
 from farfield.apps.retrieval.service_guard import Limits
 from farfield.apps.retrieval.serving_encoder import ServingEncoder
 from farfield.apps.retrieval.verify import verify
+from farfield.apps.training.errors import UserError
 from tests.apps.retrieval.fake_encoder import FakeEncoder
 
 ROOT = Path(__file__).parents[3]
@@ -252,9 +255,17 @@ def test_the_verb_serves_and_keeps_what_it_acknowledged_after_kill(tmp_path):
         assert index.get("a").text == "alpha beta"
 
 
-def test_an_open_host_needs_a_token(tmp_path):
-    Collection.create(tmp_path / "index", FakeEncoder(), {"path": "minilm"}).close()
-    process = served(tmp_path / "index", free_port(), "host=0.0.0.0")
-    _, said = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert "set FARFIELD_TOKEN to a secret first" in said
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"host": "0.0.0.0"}, "set FARFIELD_TOKEN to a secret first"),
+        ({"host": "example.org"}, "set FARFIELD_TOKEN to a secret first"),
+        ({"limits": {"bodi": 1}}, "limits.bodi: body, batch, tokens"),
+        ({"limits": {"body": 0}}, "limits.body=0: a number above 0"),
+    ],
+)
+def test_a_wrong_setting_is_said_before_anything_is_opened(tmp_path, monkeypatch, values, message):
+    monkeypatch.delenv("FARFIELD_TOKEN", raising=False)
+    words = composed("retrieval", "serve", [f"index={tmp_path}"])
+    with pytest.raises(UserError, match=message):
+        serve(run_folder=tmp_path, **(words | values))
