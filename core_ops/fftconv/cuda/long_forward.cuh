@@ -238,10 +238,11 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_in
 constexpr int E = Fft::E, T = Fft::T;
 constexpr int ROW_THREADS = T < 32 ? 32 : T, RPG = ROW_THREADS / T;  // rows of a block
 
-// One block: the row k1 of some channels for all of the batch; for each channel the filter's row is transformed first. Channels go from
-// the last to the first: the columns before wrote the last ones last, and the columns after begin with the first ones.
+// One block: the row k1 of some channels for all of the batch; for each channel the filter's row is transformed first. A wave of blocks
+// has `together` channels at work, from the last to the first: the columns after begin with the first ones, which the L2 still holds.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, MINB) rows_product(
-    Point* w, const float* tile_scales, float* row_scales, const Point* wk, const float* filter_scales, int B, int H, int per_group) {
+    Point* w, const float* tile_scales, float* row_scales, const Point* wk, const float* filter_scales, int B, int H, int per_group,
+    int together) {
   SHARED(table);
   constexpr int SLOT = N2 * (int)sizeof(Point);
   const int sub = threadIdx.x / T, t = threadIdx.x % T, k1 = blockIdx.x % N1;
@@ -300,10 +301,11 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, MINB) rows_product(
     fft.forward(v, first, [&] { sync(), next(); });
     return top;
   };
-  const int place = blockIdx.x / N1, places = gridDim.x / N1, last = H - (i64)H * (place + 1) / places;
-  int h = H - 1 - (i64)H * place / places;
+  const int place = blockIdx.x / N1, wave = place / together, waves = gridDim.x / N1 / together, span = (H + waves - 1) / waves;
+  const int last = max(0, H - (wave + 1) * span);
+  int h = H - 1 - wave * span - place % together;
   if (h >= last) fetch_filter(h);
-  for (; h >= last; h--) {
+  for (; h >= last; h -= together) {
     float top = transform([&] { fetch_row(0, h); });
     float unit = 1.f / ((float)N1 * N2), back = 1.f;
 #if !WIDE
@@ -324,7 +326,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, MINB) rows_product(
     for (int b = 0; b < B; b += RPG) {
       top = transform([&] {
         if (b + RPG < B) fetch_row(b + RPG, h);
-        else if (h > last) fetch_filter(h - 1);
+        else if (h - together >= last) fetch_filter(h - together);
         else copy_commit();
       });
       each<E>([&](auto j) { v[decltype(j)::v] = cmul(v[decltype(j)::v], ks[decltype(j)::v]); });

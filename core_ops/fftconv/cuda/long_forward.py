@@ -149,11 +149,12 @@ def long_forward(
             kernels, batch * count, plan.forward_bytes(item, gates[0], staged), part.u.data_ptr(),
             address(part.pregate), w.data_ptr(), of_tiles.data_ptr(), *strides(part.u, part.pregate), *sizes,
         )  # fmt: skip
-        blocks = n1 * max(1, min(count, 4 * device.sms * plan.row.blocks // n1))
+        together = max(1, min(count, device.sms * plan.row.blocks // n1))
+        waves = max(1, min(-(-count // together), 4 * device.sms * plan.row.blocks // (n1 * together)))
         kernels.launch(
-            "rows_product", blocks, plan.row.group_threads, plan.row_bytes(wide), w.data_ptr(), of_tiles.data_ptr(),
-            of_rows.data_ptr(), wk.data_ptr(), of_filter.data_ptr(),
-            *(np.int32(n) for n in (batch, count, count // wk.shape[0])),
+            "rows_product", n1 * together * waves, plan.row.group_threads, plan.row_bytes(wide), w.data_ptr(),
+            of_tiles.data_ptr(), of_rows.data_ptr(), wk.data_ptr(), of_filter.data_ptr(),
+            *(np.int32(n) for n in (batch, count, count // wk.shape[0], together)),
         )  # fmt: skip
         columns.inverse(
             kernels, batch * count, plan.inverse_bytes(item, gates[1], staged, wide, device),

@@ -22,7 +22,7 @@ int main(int count, char** words) {
   columns(k.data(), ones.data(), wk.data(), filter_tiles.data(), H);
   columns(u.data(), p.data(), w.data(), tiles.data(), B * H);
   const size_t row = Fft::TABLE + RPG * (Fft::SIZE * 8 + N2 * sizeof(Point) + TILES * 4) + 384;
-  launch(2 * N1, ROW_THREADS, ROW_THREADS, row, [&] { rows_product(w.data(), tiles.data(), rows.data(), wk.data(), filter_tiles.data(), B, H, 1); });
+  launch(2 * N1, ROW_THREADS, ROW_THREADS, row, [&] { rows_product(w.data(), tiles.data(), rows.data(), wk.data(), filter_tiles.data(), B, H, 1, atoi(words[5])); });
   launch(4 * TILES, COLUMN_THREADS, 32, column, [&] { columns_inverse(w.data(), rows.data(), q.data(), y.data(), s, L, s, L, H, L, B * H, 2); });
   Error error;
   for (int r = 0; r < B * H; r++)
