@@ -32,10 +32,19 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "uniform": {"model": {"adapt_space": False, "adapt_time": False}, "trainer": {}},
     "post-hoc": {"model": {"loss": "nodes"}, "trainer": {}},
     "full": {
-        "model": {"space": "nodes", "stride": 1, "order_time": 1, "adapt_space": False, "adapt_time": False},
-        "trainer": {"batch": 16},
+        "model": {
+            "space": "nodes",
+            "stride": 1,
+            "order_time": 1,
+            "adapt_space": False,
+            "adapt_time": False,
+            "levels": 1,
+        },
+        "trainer": {"batch": 8},
     },
 }
+# Validated once, at the end: all the wall time is training.
+PACE = {"val_every": 10**6, "checkpoint_every": 10**6}
 QUICK = {"model": {"width": 16, "blocks": 2, "members": 2, "nodes": 60}, "trainer": {"batch": 4, "unroll": [1, 2]}}
 
 
@@ -55,7 +64,7 @@ def settings(equation: str, variant: str, quick: bool, words: tuple[str, ...] = 
     for change in (CHANGES[variant], *([QUICK] if quick else [])):
         model |= change["model"]
         trainer |= change["trainer"]
-    return Settings(model, trainer, found["precision"], found["seed"])
+    return Settings(model, trainer | PACE, found["precision"], found["seed"])
 
 
 def trained(

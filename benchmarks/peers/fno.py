@@ -77,7 +77,7 @@ def train(
     modes: int = 12,
     width: int = 32,
     layers: int = 4,
-    batch: int = 32,
+    batch: int = 16,
     lr: float = 3e-3,
     noise: float = 0.003,
 ) -> Fno:
