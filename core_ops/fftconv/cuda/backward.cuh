@@ -1,8 +1,9 @@
 // The gradients of y = postgate * conv(pregate * u, k), one launch: with K the spectrum of k, U of pregate * u, V of postgate * dy,
 //   x = inverse(conj(K) V), du = pregate x, dpregate = u x; dpostgate = dy inverse(K U); dk = inverse(sum over b of conj(U) V).
 // Only the inputs are read: U and V are made again. dk is summed over the rows of a block in registers, in a fixed order, and over
-// blocks by the caller: dk (splits, H, Lk). A skip connection is a tap at lag 0 of the spectrum kf, its gradient is dk[0].
-// Options: those of onepass.cuh; PRE and POST say which gates there are.
+// blocks by the caller: dk (splits, H, Lk). A skip connection is a tap at lag 0 of the spectrum kf, its gradient is that of this tap.
+// Options: those of onepass.cuh; PRE and POST say which gates there are. LEAD: the first `lead` taps stand before lag 0. With x^N = i a
+// product at lag -m comes out at N - m times -i: their gradients are the imaginary part of what the others are the real part of.
 #include "plan.cuh"
 // STAGED = 2: three places in shared memory instead of five; both gates pass through one, and dy is waited for.
 constexpr int COPIES = STAGED == 2 ? 2 + (PRE || POST) : (STAGED ? 3 + PRE + POST : 0);
@@ -14,7 +15,7 @@ constexpr int KEEP = RPG * N;
 extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
     const io* dy_, const io* u_, const io* g1_, const io* g2_, io* du_, io* d1_, io* d2_, float* dk, const float4* kf,
     i64 dy_sb, i64 dy_sh, i64 u_sb, i64 u_sh, i64 g1_sb, i64 g1_sh, i64 g2_sb, i64 g2_sh, i64 du_sb, i64 du_sh, i64 d1_sb, i64 d1_sh,
-    i64 d2_sb, i64 d2_sh, int B, int H, int L, int Lk, int splits) {
+    i64 d2_sb, i64 d2_sh, int B, int H, int L, int Lk, int splits, int lead) {
   SHARED(table);
   unsigned char* memory = table + Fft::TABLE;
   const Tensor3<const io> dy{dy_, dy_sb, dy_sh}, u{u_, u_sb, u_sh}, g1{g1_, g1_sb, g1_sh}, g2{g2_, g2_sb, g2_sh};
@@ -131,15 +132,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
       sy_next = swap;
     }
   }
+  // taps `shift` + n for n from `first` to `last`, of the inverse of v
+  auto leave = [&](int first, int last, int shift) {
+    fft.inverse(v, sync);
+    sync();
+    each<E>([&](auto j) { ((float*)exchange)[t + T * decltype(j)::v] = v[decltype(j)::v].x; });
+    __syncthreads();
+    for (int n = first + threadIdx.x; n < last; n += THREADS) {
+      float x = 0.f;
+      for (int r = 0; r < GROUPS * RPG; r++) x += ((const float*)((const c2*)memory + r * Fft::SIZE))[n];
+      dk[((i64)part * H + h) * Lk + shift + n] = x * (1.f / N);
+    }
+  };
   each<E>([&](auto j) { v[decltype(j)::v] = sum[decltype(j)::v]; });
-  fft.inverse(v, sync);
-  sync();
-  each<E>([&](auto j) { ((float*)exchange)[t + T * decltype(j)::v] = v[decltype(j)::v].x; });
+  leave(0, Lk - lead, lead);
+#if LEAD
   __syncthreads();
-  for (int n = threadIdx.x; n < N; n += THREADS) {
-    float x = 0.f;
-    for (int r = 0; r < GROUPS * RPG; r++) x += ((const float*)((const c2*)memory + r * Fft::SIZE))[n];
-    x = n < L ? x * (1.f / N) : 0.f;
-    if (n < Lk) dk[((i64)part * H + h) * Lk + n] = x;
-  }
+  each<E>([&](auto j) { v[decltype(j)::v] = make_float2(-sum[decltype(j)::v].y, sum[decltype(j)::v].x); });
+  leave(N - lead, N, lead - N);
+#endif
 }

@@ -2,7 +2,7 @@
 // channel. With K the spectrum of k, U of pregate * u, Y of postgate * dy: rank 0 transforms U, dpostgate = dy inverse(K U); rank 1
 // transforms Y, x = inverse(conj(K) Y), du = pregate x, dpregate = u x. Each hands half of its spectrum to the other and adds up the
 // half of conj(U) Y that it keeps, over its rows, in order; dk (splits, H, Lk) is the inverse of the sum, added over splits by the
-// caller. A skip connection is a tap at lag 0 of the spectrum kf, its gradient is dk[0].
+// caller. A skip connection is a tap at lag 0 of the spectrum kf, its gradient is that of this tap. LEAD, lead: see backward.cuh.
 // Options: those of onepass.cuh with STAGED = 0, GROUPS = 1, MINB: blocks a multiprocessor; PRE and POST say which gates there are. Compute capability 9.0 on.
 #include "plan.cuh"
 constexpr int HALF = E / 2, LINE = Fft::W / RADIX2;
@@ -51,7 +51,7 @@ FI void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(
 extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, MINB) backward_pair(
     const io* dy_, const io* u_, const io* g1_, const io* g2_, io* du_, io* d1_, io* d2_, float* dk, const float4* kf, i64 dy_sb, i64 dy_sh,
     i64 u_sb, i64 u_sh, i64 g1_sb, i64 g1_sh, i64 g2_sb, i64 g2_sh, i64 du_sb, i64 du_sh, i64 d1_sb, i64 d1_sh, i64 d2_sb, i64 d2_sh, int B,
-    int H, int L, int Lk, int splits) {
+    int H, int L, int Lk, int splits, int lead) {
   SHARED(table);
   c2* exchange = (c2*)(table + Fft::TABLE);
   const Tensor3<const io> dy{dy_, dy_sb, dy_sh}, u{u_, u_sb, u_sh}, g1{g1_, g1_sb, g1_sh}, g2{g2_, g2_sb, g2_sh};
@@ -153,22 +153,24 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, MINB) backward_pai
   }
   cluster_arrive();
   cluster_wait();
-  if (rank == 0) each<HALF / 2>([&](auto j) {
-    constexpr int J = decltype(j)::v;
-    const float4 a = sums[J * T], p = other.read(sums + J * T);
-    v[2 * J] = make_float2(a.x, a.y);
-    v[2 * J + 1] = make_float2(a.z, a.w);
-    v[HALF + 2 * J] = make_float2(p.x, -p.y);
-    v[HALF + 2 * J + 1] = make_float2(p.z, -p.w);
+  if (rank == 0) each<1 + LEAD>([&](auto turned) {
+    each<HALF / 2>([&](auto j) {
+      constexpr int J = decltype(j)::v;
+      const float4 a = sums[J * T], p = other.read(sums + J * T);
+      v[2 * J] = make_float2(a.x, a.y);
+      v[2 * J + 1] = make_float2(a.z, a.w);
+      v[HALF + 2 * J] = make_float2(p.x, -p.y);
+      v[HALF + 2 * J + 1] = make_float2(p.z, -p.w);
+    });
+    if constexpr (decltype(turned)::v) each<E>([&](auto j) { v[decltype(j)::v] = make_float2(-v[decltype(j)::v].y, v[decltype(j)::v].x); });
+    fft.inverse(v, sync);
+    float* out = dk + ((i64)part * H + h) * Lk + lead;
+    each<E>([&](auto j) {
+      const int n = t + T * decltype(j)::v - (decltype(turned)::v ? N : 0);
+      if (decltype(turned)::v ? n >= -lead : n < Lk - lead) out[n] = v[decltype(j)::v].x * (1.f / N);
+    });
+    __syncthreads();
   });
   cluster_arrive();
   cluster_wait();
-  if (rank == 0) {
-    fft.inverse(v, sync);
-    float* out = dk + ((i64)part * H + h) * Lk;
-    each<E>([&](auto j) {
-      const int n = t + T * decltype(j)::v;
-      if (n < Lk) out[n] = v[decltype(j)::v].x * (1.f / N);
-    });
-  }
 }

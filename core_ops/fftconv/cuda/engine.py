@@ -43,14 +43,15 @@ def by_torch(u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, ci
 
 
 def gradients_by_torch(
-    dy: Tensor, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, circular: bool
+    dy: Tensor, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, circular: bool, lead: int = 0
 ) -> Gradients:
     """The gradients by torch.fft, written out: inside an operator autograd does not record."""
     length, count, size = u.shape[2], k.shape[1], smooth_size(2 * u.shape[2])
     v = u.float() if pregate is None else u.float() * pregate
     w = dy.float() if postgate is None else dy.float() * postgate
     fv, fw = torch.fft.rfft(v, n=size), torch.fft.rfft(w, n=size)
-    fk = torch.fft.rfft(k.float(), n=size).repeat_interleave(u.shape[1] // k.shape[0], 0)
+    filters = torch.nn.functional.pad(k.float(), (0, size - count)).roll(-lead, 1)
+    fk = torch.fft.rfft(filters).repeat_interleave(u.shape[1] // k.shape[0], 0)
 
     def samples(spectrum: Tensor, many: int, wrapped: slice) -> Tensor:
         x: Tensor = torch.fft.irfft(spectrum, n=size)
@@ -60,7 +61,10 @@ def gradients_by_torch(
     before = slice(size - length, size)
     dv = samples(fw * fk.conj(), length, before)
     per_filter = (fw * fv.conj()).sum(0).unflatten(0, (k.shape[0], -1)).sum(1)
-    dk = samples(per_filter, count, slice(size - length, size - length + count))
+    if lead:
+        dk = torch.fft.irfft(per_filter, n=size).roll(lead, 1)[:, :count]
+    else:
+        dk = samples(per_filter, count, slice(size - length, size - length + count))
     y = None if postgate is None else samples(fv * fk, length, slice(length, 2 * length))
     if skip is not None:
         dv = dv + skip.float()[:, None] * w
@@ -98,21 +102,21 @@ def by_kernels(
 
 
 def gradients_by_kernels(
-    dy: Tensor, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, circular: bool
+    dy: Tensor, u: Tensor, k: Tensor, pregate: Gate, postgate: Gate, skip: Gate, circular: bool, lead: int = 0
 ) -> Gradients:
     """The gradients by the kernels."""
     dtype = dtype_of(u, pregate, postgate)
     count = k.shape[1]
-    k = taps(k, u.shape[2])
+    k = taps(k, lead + u.shape[2])
     skip = None if skip is None else skip.float().contiguous()
     index, gates = u.device.index, (pregate is not None, postgate is not None)
     if backward_fits(u.shape[2], dtype.itemsize, gates, index) and selfcheck.trusted(
-        index, "backward", u.shape[2], dtype, gates, (circular,), gradients_by_kernels, gradients_by_torch
+        index, "backward", u.shape[2], dtype, gates, (circular, lead), gradients_by_kernels, gradients_by_torch
     ):
-        x = Operands(rows(u, dtype), k, rows(pregate, dtype), rows(postgate, dtype), skip)  # type: ignore[arg-type]
+        x = Operands(rows(u, dtype), k, rows(pregate, dtype), rows(postgate, dtype), skip, lead)  # type: ignore[arg-type]
         du, dpre, dpost, dk, dskip = backward(x, rows(dy, dtype), circular)  # type: ignore[arg-type]
     else:
-        du, dk, dpre, dpost, dskip = gradients_by_torch(dy, u, k, pregate, postgate, skip, circular)
+        du, dk, dpre, dpost, dskip = gradients_by_torch(dy, u, k, pregate, postgate, skip, circular, lead)
     if dk.shape[1] < count:
         dk = torch.nn.functional.pad(dk, (0, count - dk.shape[1]))
     return du, dk, dpre, dpost, dskip

@@ -14,11 +14,11 @@ from ..composite import alias
 from .plan import ONE_LAUNCH, fft_size
 
 Gate = Tensor | None
-# (u, k, pregate, postgate, skip, circular, taps before lag 0) -> y of u's shape; for its gradients dy stands in front
-# and all taps follow lag 0: (du, dk fp32, dpregate, dpostgate, dskip fp32).
+# (u, k, pregate, postgate, skip, circular, taps before lag 0) -> y of u's shape; for its gradients dy stands in front:
+# (du, dk fp32, dpregate, dpostgate, dskip fp32).
 Convolve = Callable[[Tensor, Tensor, Gate, Gate, Gate, bool, int], Tensor]
 Gradients = tuple[Tensor, Tensor, Gate, Gate, Gate]
-Differentiate = Callable[[Tensor, Tensor, Tensor, Gate, Gate, Gate, bool], Gradients]
+Differentiate = Callable[[Tensor, Tensor, Tensor, Gate, Gate, Gate, bool, int], Gradients]
 # The least period that a circular kernel holds; its periods are powers of two.
 LEAST = 128
 
@@ -143,7 +143,7 @@ def differentiate(
     dtype = torch.float32 if form.before else dtype
     taps, shared = form.filters(k, skip, u.shape[1])
     given = form.inward(u, dtype), taps, form.inward(pregate, dtype), form.outward(postgate, dtype), shared
-    du, dk, dpre, dpost, dskip = run(form.outward(dy, dtype), *given, form.circular)  # type: ignore[arg-type]
+    du, dk, dpre, dpost, dskip = run(form.outward(dy, dtype), *given, form.circular, form.lead)  # type: ignore[arg-type]
     dk, dskip = form.filters_back(dk, dskip, k.shape[0], k.shape[1], skip is not None)
     back = form.inward_back(du), dk, form.inward_back(dpre), form.outward_back(dpost), dskip
     return back  # type: ignore[return-value]

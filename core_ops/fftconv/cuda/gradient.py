@@ -18,6 +18,7 @@ from .launch import (
     address,
     aligned,
     built,
+    built_together,
     channel_chunks,
     cut,
     spectrum_of,
@@ -54,9 +55,10 @@ def backward(x: Operands, dy: Tensor, circular: bool = False) -> Gradients:
     """(du, dpregate, dpostgate, dk (G, Lk) fp32, dskip (H,) fp32).
 
     Args:
-        x: The inputs; no more taps than samples. dy: (B, H, L), as u.
+        x: The inputs; no more taps than samples on either side of lag 0, and before it only where one launch holds a
+            row: see gradient_plan.leads. dy: (B, H, L), as u.
         circular: Of the circular convolution; L is a power of two, at least 128.
-    Raises: KernelUnavailable: no kernel holds a row; see gradient_plan.backward_fits.
+    Raises: KernelUnavailable: no kernel holds a row; see gradient_plan.backward_fits and leads.
     """
     u, index = x.u, x.u.device.index
     du = torch.empty(u.shape, dtype=u.dtype, device=u.device)
@@ -65,10 +67,12 @@ def backward(x: Operands, dy: Tensor, circular: bool = False) -> Gradients:
     dskip = None if x.skip is None else torch.empty(u.shape[1], device=u.device)
     to, gates = Places(dy, du, dpre, dpost, dk, dskip), (x.pregate is not None, x.postgate is not None)
     staged, size = aligned(dy, u, x.pregate, x.postgate, du), fft_size(u.shape[2])
-    row = row_backward(size, u.dtype, gates, staged, circular, index)
+    row = row_backward(size, u.dtype, gates, staged, circular, x.lead > 0, index)
     if row is not None:
         row.run(x, to)
         return du, dpre, dpost, dk, dskip
+    if x.lead:
+        raise KernelUnavailable(f"fftconv: no backward kernel holds taps before lag 0 at L={u.shape[2]}.")
     wide = wide_intermediates(size, u.dtype)
     for moved in (staged, False):
         plan = long_backward_plan(size, u.element_size(), wide, any(gates), device_of(index), moved)
@@ -116,24 +120,26 @@ class RowBackward:
         for first, count in channel_chunks(channels, per_group, plan.size * 8, spare_bytes(x, to)):
             part, out = x.channels(first, count), to.channels(first, count, per_group)
             splits = self.splits(batch, count)
-            kf = spectrum_of(plan, part.k, part.skip, count, self.circular)
+            kf = spectrum_of(plan, part.k, part.skip, count, self.circular, x.lead)
             whole = splits == 1 and per_group == 1
             parts = out.dk[None] if whole else torch.empty(splits, count, taps, device=x.u.device)
             ins, outs = (out.dy, part.u, part.pregate, part.postgate), (out.du, out.dpre, out.dpost)
             self.kernels.launch(
                 "backward_pair" if self.paired else "backward", (2 if self.paired else 1) * count * splits,
                 plan.group_threads * plan.groups, self.shared, *(address(t) for t in (*ins, *outs, parts, kf)),
-                *strides(*ins, *outs), *(np.int32(n) for n in (batch, count, length, taps, splits)),
+                *strides(*ins, *outs), *(np.int32(n) for n in (batch, count, length, taps, splits, x.lead)),
             )  # fmt: skip
             if not whole:
                 torch.sum(parts.view(splits, -1, per_group, taps), (0, 2), out=out.dk)
             if out.dskip is not None:
-                torch.sum(parts[..., 0], 0, out=out.dskip)
+                torch.sum(parts[..., x.lead], 0, out=out.dskip)
+            # the next channels may take this memory
+            del kf, parts
 
 
 @cache
 def row_backward(
-    size: int, dtype: torch.dtype, gates: tuple[bool, bool], staged: bool, circular: bool, index: int
+    size: int, dtype: torch.dtype, gates: tuple[bool, bool], staged: bool, circular: bool, led: bool, index: int
 ) -> RowBackward | None:
     """How rows of a size go in one launch; None where they need three passes."""
     device, item = device_of(index), dtype.itemsize
@@ -144,7 +150,9 @@ def row_backward(
     source, shared = (
         ("backward.cuh", plan.backward_bytes(item, *gates)) if pair is None else ("backward_pair.cuh", pair_bytes(plan))
     )
-    kernels = built(source, {**plan.options(IO[dtype], *gates), "SHIFT": int(not circular)}, index)
+    kind = {"SHIFT": int(not circular), "LEAD": int(led)}
+    own, spectra = {**plan.options(IO[dtype], *gates), **kind}, {**plan.spectrum_options(), **kind}
+    kernels = built_together([(source, own), ("spectrum.cuh", spectra)], index)[0]
     return RowBackward(plan, pair is not None, kernels, shared, circular, device)
 
 
@@ -158,26 +166,42 @@ class Signal:
     lines: Tensor
 
 
+@cache
+def passes(
+    plan: LongBackwardPlan,
+    io: int,
+    gates: tuple[bool, bool],
+    staged: bool,
+    filter_staged: bool,
+    wide: bool,
+    circular: bool,
+    index: int,
+) -> list[Module]:
+    """The column passes of gated signals and of others, of filters, of their gradients, and the rows."""
+    pre, post = gates
+    plain = plan.column_options(io, (False, False, False), staged, wide, circular)
+    gated = plan.column_options(io, (True, post, pre), staged, wide, circular) if pre or post else plain
+    wanted = [
+        ("columns.cuh", gated), ("columns.cuh", gated if pre and post else plain),
+        ("columns.cuh", plan.filter_options(wide, circular, filter_staged)),
+        ("columns.cuh", plan.filter_gradient_options(circular)),
+        ("long_backward.cuh", plan.row_options(io, post, wide, circular)),
+    ]  # fmt: skip
+    built_together([each for i, each in enumerate(wanted) if each not in wanted[:i]], index)
+    return [built(*each, index) for each in wanted]
+
+
 class Long:
     """The gradients of rows too long for one chip, by three passes over some channels at a time."""
 
     def __init__(
         self, plan: LongBackwardPlan, x: Operands, to: Places, staged: bool, wide: bool, circular: bool
     ) -> None:
-        u, pre, post = x.u, x.pregate is not None, x.postgate is not None
-        self.plan, self.x, self.to, self.staged, self.wide = plan, x, to, staged, wide
-        self.device, self.low = device_of(u.device.index), not wide
-        io, index = IO[u.dtype], u.device.index
-
-        def columns(*gates: bool) -> Module:
-            return built("columns.cuh", plan.column_options(io, gates, staged, wide, circular), index)  # type: ignore[arg-type]
-
-        self.gated = columns(True, post, pre) if pre or post else columns(False, False, False)
-        self.plain = self.gated if pre and post else columns(False, False, False)
-        self.filter_staged = aligned(x.k[None])
-        self.filters = built("columns.cuh", plan.filter_options(wide, circular, self.filter_staged), index)
-        self.leaving = built("columns.cuh", plan.filter_gradient_options(circular), index)
-        self.rows = built("long_backward.cuh", plan.row_options(io, post, wide, circular), index)
+        self.plan, self.x, self.to, self.staged, self.wide, self.low = plan, x, to, staged, wide, not wide
+        self.device, self.filter_staged = device_of(x.u.device.index), aligned(x.k[None])
+        gates, index = (x.pregate is not None, x.postgate is not None), x.u.device.index
+        modules = passes(plan, IO[x.u.dtype], gates, staged, self.filter_staged, wide, circular, index)
+        self.gated, self.plain, self.filters, self.leaving, self.rows = modules
 
     def empty(self, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Unwritten memory."""

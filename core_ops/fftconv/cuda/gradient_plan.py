@@ -267,3 +267,9 @@ def backward_fits(length: int, item: int, gates: tuple[bool, bool], index: int) 
     if backward_plan(size, item, gates, device, False) or pair_plan(size, device, False, True):
         return True
     return long_backward_plan(size, item, True, any(gates), device, False) is not None
+
+
+@cache
+def leads(length: int, item: int, gates: tuple[bool, bool], index: int | None) -> bool:
+    """Whether the backward of such rows takes taps before lag 0 as they are: where one block holds a row, or no GPU."""
+    return index is None or backward_plan(fft_size(length), item, gates, device_of(index), False) is not None

@@ -19,6 +19,7 @@ from ..modes import window
 from . import engine, forms, packing
 from .forms import Convolve, Differentiate, Gate
 from .forward import forward_fits
+from .gradient_plan import leads
 from .launch import Spectra
 from .plan import IO, LONGEST
 
@@ -103,7 +104,8 @@ def differentiate(
     """The gradients of a call by what runs its rows: those that are there, contiguous; dk and dskip in fp32."""
     dtype = engine.dtype_of(u, pregate, postgate)
     if seq_idx is None:
-        form = forms.form_of(mode, u.shape[2], k.shape[1])
+        gates, index = (pregate is not None, postgate is not None), u.device.index
+        form = forms.form_of(mode, u.shape[2], k.shape[1], leads(u.shape[2], dtype.itemsize, gates, index))
         grads = forms.differentiate(run, form, dy, u, k, pregate, postgate, skip, dtype)
     else:
         grads = packing.differentiate_packed(run, mode, dy, u, k, pregate, postgate, skip, seq_idx, dtype)

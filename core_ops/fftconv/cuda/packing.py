@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .forms import Convolve, Differentiate, Gate, Gradients, convolve, differentiate, form_of
+from .gradient_plan import leads
 from .launch import built
 from .plan import fft_size
 from .selfcheck import RUN_ON, capability
@@ -149,11 +150,12 @@ def differentiate_packed(
 ) -> Gradients:
     """The gradients of a packed call, by `run` on the rows of each class."""
     done: list[tuple[Sequences, Gradients]] = []
+    gates, index = (pregate is not None, postgate is not None), u.device.index
     for packed in sequences(seq_idx):
         dyv, v, pre, post = (None if t is None else packed.gather(t.to(dtype)) for t in (dy, u, pregate, postgate))
         assert dyv is not None
         assert v is not None
-        form = form_of(mode, packed.length, k.shape[1])
+        form = form_of(mode, packed.length, k.shape[1], leads(packed.length, dtype.itemsize, gates, index))
         done.append((packed, differentiate(run, form, dyv, v, k, pre, post, skip, dtype)))
 
     def placed(i: int) -> Gate:

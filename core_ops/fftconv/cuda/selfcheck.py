@@ -38,7 +38,7 @@ def trusted(
 
     Args:
         index: Of the device. name: "forward" or "backward". length, dtype, gates, kind: Which kernel of it,
-            kind as its last arguments: whether circular, then, forward, how many taps stand before lag 0.
+            kind as its last arguments: whether circular, then how many taps stand before lag 0.
         kernel, composite: Of engine.py, by the kernels and by torch.fft.
     """
     if capability(index) in RUN_ON:

@@ -45,14 +45,15 @@ def expected(u, k, pregate, postgate, skip, dy, circular):
     return du, dpre, dpost, dk, dskip
 
 
-def gradients(u, k, pregate, postgate, skip, dy, circular=False):
-    """The same by the kernels, into memory full of NaN."""
+def gradients(u, k, pregate, postgate, skip, dy, circular=False, lead=0):
+    """The same by the kernels, into memory full of NaN; `lead` taps stand before lag 0."""
     from farfield.core_ops.fftconv.cuda.gradient import backward
     from farfield.core_ops.fftconv.cuda.launch import Operands
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        return backward(Operands(u, k[:, : u.shape[2]].contiguous(), pregate, postgate, skip), dy, circular)
+        k = k[:, : u.shape[2] + lead].contiguous()
+        return backward(Operands(u, k, pregate, postgate, skip, lead), dy, circular)
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -111,6 +112,27 @@ def test_missing_gates_short_filters_and_unaligned_rows(length):
 @pytest.mark.parametrize("length", [128, 4096, 16384, 65536])
 def test_circular_gradients_are_exact(length):
     check(inputs(2, 3, length, length, FP32), circular=True)
+
+
+@pytest.mark.parametrize("dtype", [BF16, FP32], ids=str)
+@pytest.mark.parametrize(
+    ("length", "lead", "taps"), [(100, 99, 199), (1000, 300, 800), (4096, 2048, 4096), (8000, 7999, 15999)]
+)
+def test_taps_before_lag_0_have_gradients(length, lead, taps, dtype):
+    """The same as those of rows with `lead` zeros before u and after dy, where all taps follow lag 0."""
+    for odd in (0, 1):
+        u, k, pre, post, skip, dy = inputs(3, 4, length + odd, taps, dtype, groups=2)
+        u, pre, post, dy = (x[..., odd:] for x in (u, pre, post, dy))
+        found = gradients(u, k, pre, post, skip, dy, lead=lead)
+        u, pre = (torch.nn.functional.pad(x, (0, lead)) for x in (u, pre))
+        post, dy = (torch.nn.functional.pad(x, (lead, 0)) for x in (post, dy))
+        shifted = k.repeat_interleave(2, 0)
+        shifted[:, lead] += skip
+        du, dpre, dpost, dk, _ = expected(u, shifted, pre, post, None, dy, False)
+        dskip, dk = dk[:, lead], dk.view(2, 2, -1).sum(1)
+        want = du[..., :length], dpre[..., :length], dpost[..., lead:], dk, dskip
+        for name, a, b in zip(NAMES, found, want, strict=True):
+            assert relative(a, b) < {"dk": EXACT, "dskip": CANCELLED}.get(name, bound(dtype, length)), name
 
 
 def test_no_infinity_is_lost_between_passes():

@@ -66,3 +66,18 @@ def test_gradients_by_two_blocks_a_row_are_exact(row, length, taps, tmp_path):
     found = errors("pair.cpp", row.options(0, True, True), tmp_path, 2, 1, length, taps)
     assert len(found) == 4
     assert max(found) < 6e-7
+
+
+@pytest.mark.parametrize(
+    ("row", "paired", "sizes"),
+    [
+        (plan.RowPlan((16, 1, 8), groups=2), False, (5, 2, 120, 201, 90)),
+        (plan.RowPlan((16, 4, 16), padded=0), False, (3, 1, 1000, 1601, 700)),
+        (plan.RowPlan((8, 8, 4), staged=0), True, (3, 2, 250, 401, 170)),
+    ],
+)
+def test_gradients_of_taps_before_lag_0_are_exact(row, paired, sizes, tmp_path):
+    options = {**row.options(0, True, True), "LEAD": 1, "PAIRED": int(paired)}
+    found = errors("two_sided_backward.cpp", options, tmp_path, *sizes)
+    assert len(found) == 3
+    assert max(found) < 6e-7

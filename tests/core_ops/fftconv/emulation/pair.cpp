@@ -21,7 +21,7 @@ int main(int count, char** words) {
   launch(2 * H * splits, THREADS, GROUP, Fft::TABLE + Fft::SIZE * 8 + N * 4, [&] {
     backward_pair(
         dy.data(), u.data(), p.data(), q.data(), du.data(), dp.data(), dq.data(), dk.data(), kf.data(), s, L, s, L, s, L, s, L, s, L, s, L,
-        s, L, B, H, L, Lk, splits);
+        s, L, B, H, L, Lk, splits, 0);
   }, 2);
   Error errors[4];
   std::vector<double> rk(H * Lk);

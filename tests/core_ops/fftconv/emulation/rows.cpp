@@ -27,7 +27,7 @@ int main(int count, char** words) {
   launch(H * splits, THREADS, GROUP, base + GROUPS * (KEEP * 8 + COPIES * Slot::BYTES), [&] {
     backward(
         dy.data(), u.data(), p.data(), q.data(), du.data(), dp.data(), dq.data(), dk.data(), kf.data(), s, L,
-        s, L, s, L, s, L, s, L, s, L, s, L, B, H, L, Lk, splits);
+        s, L, s, L, s, L, s, L, s, L, s, L, B, H, L, Lk, splits, 0);
   });
   Error errors[6];
   std::vector<double> rk(H * Lk), rs(H);
