@@ -1,4 +1,4 @@
-"""Training of an ensemble: windows drawn for each member, one graph capture a stage on a GPU.
+"""Training of an ensemble: windows drawn for each member, data and draws on the device, nothing read back in a step.
 
 Shapes: K members, B windows a member and step.
 """
@@ -24,7 +24,7 @@ DRAWS = 256
 
 
 class Learning(LightningModule):
-    """Loss, optimiser and validation; forward and backward pass of a stage are captured once on a GPU.
+    """Loss, optimiser and validation.
 
     Args:
         net: The networks. train, valid: Data; valid may be None.
@@ -66,7 +66,6 @@ class Learning(LightningModule):
         self.windows = {w: windows_of(clock, clock.windows(w)) for w in set(self.stages)}
         self._whole: Windows | None = None
         self._table: tuple[int, int, Tensor] | None = None
-        self._captured: dict[int, Captured] = {}
         self._generator: torch.Generator | None = None
 
     def stage(self, step: int) -> int:
@@ -93,15 +92,10 @@ class Learning(LightningModule):
         steps = self.stage(batch)
         index = self.drawn(batch, steps)
         optimizer: Any = self.optimizers()
-        if self.device.type == "cuda":
-            if steps not in self._captured:
-                self._captured = {steps: Captured(self, steps, index)}
-            losses = self._captured[steps].replay(index, batch)
-        else:
-            optimizer.zero_grad(set_to_none=True)
-            losses = self.losses(index, steps, self.disturb(self.empty_noise(index), batch))
-            torch.autograd.backward([losses.sum()])
-            self.clip_members()
+        optimizer.zero_grad(set_to_none=True)
+        losses = self.losses(index, steps, self.disturb(self.empty_noise(index), batch))
+        torch.autograd.backward([losses.sum()])
+        self.clip_members()
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
@@ -169,41 +163,6 @@ class Learning(LightningModule):
             error = torch.where(self.known, 0.0, found[:, 1:] - truth)
             total.append(error.flatten(1).norm(dim=1) / truth.norm().clamp(min=1e-30))
         self.log("val/relative_l2", torch.stack(total).mean(), batch_size=1)
-
-
-class Captured:
-    """Forward and backward pass of one stage, recorded once and replayed: one launch a step."""
-
-    def __init__(self, module: Learning, steps: int, index: Tensor) -> None:
-        self.module = module
-        self.index = index.clone()
-        self.noise = module.empty_noise(index)
-        for p in module.net.parameters():
-            p.grad = torch.zeros_like(p)
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                self._pass(steps)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.losses = self._pass(steps)
-
-    def _pass(self, steps: int) -> Tensor:
-        parameters = list(self.module.net.parameters())
-        losses = self.module.losses(self.index, steps, self.noise)
-        torch._foreach_zero_([p.grad for p in parameters if p.grad is not None])
-        torch.autograd.backward([losses.sum()])
-        self.module.clip_members()
-        return losses.detach()
-
-    def replay(self, index: Tensor, step: int) -> Tensor:
-        """Gradients of these windows in place; their losses (K,)."""
-        self.index.copy_(index)
-        self.module.disturb(self.noise, step)
-        self.graph.replay()
-        return self.losses.clone()
 
 
 def _mixed(*numbers: int) -> int:

@@ -34,7 +34,7 @@ from farfield.apps.training.trainer import parse_budget
 OURS = ("lr", "weight_decay", "warmup_fraction", "lr_min_ratio", "batch", "unroll", "noise", "residual", "clip")
 CHOICES = {"space": ("splines", "nodes"), "loss": ("fields", "nodes")}
 # Optimiser steps that are timed where a budget, not a number of steps, is given; where a resumed run finds the number.
-TIMED, STEPS = 20, "steps.json"
+TIMED, STEPS = 4, "steps.json"
 
 
 def train(
@@ -253,31 +253,27 @@ def _fitting(module: Learning, seconds: float, device: torch.device) -> int:
 
 
 def _time_of(module: Learning, steps: int, index: torch.Tensor, device: torch.device) -> float:
-    from farfield.apps.physics.learning import Captured
-
     optimizer = torch.optim.AdamW(module.net.parameters(), lr=0.0, fused=device.type == "cuda")
-    captured = Captured(module, steps, index) if device.type == "cuda" else None
 
     def once(step: int) -> None:
-        if captured is not None:
-            captured.replay(index, step)
-        else:
-            cost = module.losses(index, steps, module.disturb(module.empty_noise(index), step)).sum()
-            torch.autograd.backward([cost])
+        optimizer.zero_grad(set_to_none=True)
+        cost = module.losses(index, steps, module.disturb(module.empty_noise(index), step)).sum()
+        torch.autograd.backward([cost])
         optimizer.step()
-        if captured is None:
-            optimizer.zero_grad()
 
-    once(0)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    count = TIMED if device.type == "cuda" else 3
-    for step in range(count):
+    began = 0.0
+    for step in range(1 + TIMED):
+        if step == 1:
+            _wait(device)
+            began = time.perf_counter()
         once(step)
+    _wait(device)
+    return (time.perf_counter() - began) / TIMED
+
+
+def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - began) / count
 
 
 def _calibrate(ensemble: Ensemble, valid: Runs, device: str) -> None:
