@@ -16,9 +16,10 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-# Unknowns in a tile, and queries at once: 16 and 8 for each thread of one warp.
-TILE = 512
-QUERIES = 256
+# Unknowns and queries in a tile of one warp: few, so that many warps hide each other's waits (docs/decisions/0007).
+TILE, QUERIES = 64, 128
+# The same for the gradient: unknowns of the transposed solve; series and queries of the sums over cells.
+ADJOINT_TILE, SUM_SERIES, SUM_QUERIES = 512, 32, 256
 
 
 def interpreted() -> bool:
@@ -323,10 +324,10 @@ def adjoint_kernel(
     tl.store(d_knots + v_row + i, total, mask=live)
 
 
-def tile(unknowns: int) -> tuple[int, int]:
-    """R and C: as many series as a warp holds with all their unknowns."""
+def tile(unknowns: int, size: int) -> tuple[int, int]:
+    """R and C: as many series as fit into a tile with all their unknowns."""
     c = max(2, triton.next_power_of_2(unknowns))
-    return max(1, min(32, TILE // c)), c
+    return max(1, min(32, size // c)), c
 
 
 def stride(x: Tensor) -> int:
@@ -342,7 +343,7 @@ def launch_forward(
     n, series = knots.shape[1] - 1, data.shape[0]
     if series == 0:
         return
-    r, c = tile(n - 1 + left + right)
+    r, c = tile(n - 1 + left + right, TILE)
     forward_kernel[(triton.cdiv(series, r),)](
         data, knots, x, table, y, v, series, n, x.shape[1], data.shape[1], stride(knots), stride(x),
         ORDER=order, LEFT=int(left), RIGHT=int(right), TIMES=times, STEPS=(n - 1).bit_length(), R=r, C=c,
@@ -360,11 +361,12 @@ def launch_backward(
     if series == 0:
         return
     sums = torch.zeros(n, order + 3, series, dtype=data.dtype, device=data.device)
-    cells_kernel[(triton.cdiv(series, 32),)](
+    cells_kernel[(triton.cdiv(series, SUM_SERIES),)](
         g, data, knots, x, table, v, d_x, sums, series, n, queries, data.shape[1], stride(knots), stride(x),
-        ORDER=order, TIMES=times, STEPS=(n - 1).bit_length(), R=32, W=QUERIES // 32, num_warps=1,
+        ORDER=order, TIMES=times, STEPS=(n - 1).bit_length(), R=SUM_SERIES,
+        W=SUM_QUERIES // SUM_SERIES, num_warps=1,
     )  # fmt: skip
-    r, c = tile(n + 1)
+    r, c = tile(n + 1, ADJOINT_TILE)
     adjoint_kernel[(triton.cdiv(series, r),)](
         data, knots, table, v, sums, torch.empty_like(v), d_data, d_knots, series, n, data.shape[1], stride(knots),
         ORDER=order, LEFT=int(left), RIGHT=int(right), R=r, C=c, num_warps=1,
