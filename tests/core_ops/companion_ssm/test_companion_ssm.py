@@ -11,7 +11,9 @@ from torch import Tensor
 
 from farfield.core_ops.companion_ssm import (
     advance,
+    closed_loop_factors,
     closed_loop_kernel,
+    closed_loop_outputs,
     closed_loop_response,
     companion_kernel,
     companion_scan,
@@ -23,6 +25,7 @@ from farfield.core_ops.companion_ssm import (
     rtf_kernel,
 )
 from farfield.core_ops.companion_ssm.custom import all_pole
+from farfield.core_ops.companion_ssm.hankel import hankel
 from farfield.core_ops.companion_ssm.reference import (
     all_pole_reference,
     closed_loop_kernel_reference,
@@ -158,6 +161,27 @@ def test_a_loop_with_outside_inputs_is_its_recurrence() -> None:
     close(y, torch.stack(expected, -1), 1e-12)
 
 
+@pytest.mark.parametrize(("d", "horizon"), [(1, 1), (1, 5), (5, 1), (5, 3), (5, 5), (5, 6), (7, 40)])
+# Few states and many take different ways.
+@pytest.mark.parametrize("states", [1, 7])
+def test_outputs_of_states_are_those_of_the_kernel(d: int, horizon: int, states: int) -> None:
+    a, b, c, k = draw(3, d, 4)
+    b, k = normalised(b), normalised(k)
+    x = torch.randn(3, states, d, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = x @ closed_loop_kernel_reference(a, b, c, k, horizon)
+    close(closed_loop_outputs(x, *closed_loop_factors(a, b, c, k, horizon)), expected, 1e-12)
+    single = [v.float() for v in (a, b, c, k)]
+    close(closed_loop_outputs(x.float(), *closed_loop_factors(*single, horizon)), expected, 2e-6)
+
+
+def test_hankel_is_a_view_with_a_gradient_of_any_order() -> None:
+    v = draw(2, 9)[1].requires_grad_()
+    assert torch.equal(hankel(v, 4), v.unfold(-1, 4, 1))
+    assert torch.equal(torch.vmap(lambda x: hankel(x, 4))(v), v.unfold(-1, 4, 1))
+    assert torch.autograd.gradcheck(lambda x: hankel(x, 4) ** 2, (v,), fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda x: hankel(x, 4) ** 2, (v,), fast_mode=True)
+
+
 def test_loop_coefficients_have_the_poles_of_the_loop() -> None:
     a, b, k = draw(4, 9)
     matrix = companion_matrix(a) + b[..., None] * k[:, None]
@@ -212,12 +236,13 @@ def test_advance_is_a_power_of_the_matrix(d: int, steps: int) -> None:
 
 
 # Fewer steps than states, and more than are computed one by one.
-@pytest.mark.parametrize("length", [2, 18])
+@pytest.mark.parametrize("length", [2, pytest.param(18, marks=pytest.mark.slow)])
 def test_gradients_of_any_order(length: int) -> None:
     a, b, c, k = (normalised(x).requires_grad_() for x in draw(2, 3, 4))
     for f, given in (
         (lambda a, b, c: companion_kernel(a, b, c, length), (a, b, c)),
         (lambda a, b, c, k: closed_loop_kernel(a, b, c, k, length), (a, b, c, k)),
+        (lambda a, b, c, k: closed_loop_outputs(c[:, None], *closed_loop_factors(a, b, c, k, length)), (a, b, c, k)),
     ):
         assert torch.autograd.gradcheck(f, given, fast_mode=True)
         assert torch.autograd.gradgradcheck(f, given, fast_mode=True)

@@ -8,7 +8,9 @@ from farfield.core_ops import ShapeError
 from farfield.core_ops.companion_ssm import (
     RTF,
     CompanionSSM,
+    closed_loop_factors,
     closed_loop_kernel,
+    closed_loop_outputs,
     companion_scan,
     last_state,
     rtf_kernel,
@@ -24,7 +26,9 @@ layers = [CompanionSSM(2, 6), RTF(2, 6, init="montel", constraint="l1_montel", b
 def f(a: Tensor, b: Tensor, c: Tensor, k: Tensor) -> Tensor:
     """A number that depends on every function."""
     y = companion_scan(u, a, b, c).square().mean() + rtf_kernel(b, a, None, 20).square().sum()
-    ahead = torch.einsum("bhd,hdt->bht", last_state(u, a, b), closed_loop_kernel(a, b, c, k, 12))
+    x = last_state(u, a, b)
+    ahead = torch.einsum("bhd,hdt->bht", x, closed_loop_kernel(a, b, c, k, 12))
+    y = y + closed_loop_outputs(x.transpose(0, 1), *closed_loop_factors(a, b, c, k, 12)).square().sum()
     return y + ahead.square().mean() + sum(layer(u).square().mean() for layer in layers)
 
 
