@@ -80,6 +80,7 @@ def train(
     batch: int = 16,
     lr: float = 3e-3,
     noise: float = 0.003,
+    recorded: bool = True,
 ) -> Fno:
     """Operators trained side by side for `seconds` of wall time altogether.
 
@@ -89,6 +90,7 @@ def train(
         periodic: Whether the axes wrap around; otherwise the grid is padded.
         window, modes, width, layers: Frames at once, Fourier modes an axis, channels, blocks.
         batch, lr, noise: Windows a step, greatest learning rate, noise on the first frame in standard deviations.
+        recorded: Whether a GPU records a step once and replays it.
     Returns: The trained operators; the learning rate falls along a cosine of the time used.
     """
     from neuralop.models import FNO
@@ -121,7 +123,7 @@ def train(
         # Longer windows towards the end, as the graph networks beside it.
         unroll = min(1 if used < 0.4 else 2 if used < 0.7 else 4, (frames - 1) // window)
         if unroll not in passes:
-            passes = {unroll: Pass(found, scaled, numbers, unroll, batch, noise)}
+            passes[unroll] = Pass(found, scaled, numbers, unroll, batch, noise, recorded and device.type == "cuda")
         pick = torch.randint(runs, (len(seeds), batch), generator=generator)
         start = torch.randint(frames - unroll * window, (len(seeds), batch), generator=generator)
         passes[unroll].gradients(pick, start)
@@ -139,19 +141,21 @@ def train(
 
 
 class Pass:
-    """Forward and backward passes of all seeds; on a GPU recorded once and replayed, as those of our own networks are.
+    """Forward and backward passes of all seeds; on a GPU recorded once and replayed: one at a time they wait for Python.
 
     Args:
         fno: The operators. values: (R, T, C, X, Y), scaled. numbers: (R, S), scaled. unroll: Windows in a row.
     """
 
-    def __init__(self, fno: Fno, values: Tensor, numbers: Tensor, unroll: int, batch: int, noise: float) -> None:
+    def __init__(
+        self, fno: Fno, values: Tensor, numbers: Tensor, unroll: int, batch: int, noise: float, recorded: bool
+    ) -> None:
         self.fno, self.values, self.numbers, self.unroll, self.noise = fno, values, numbers, unroll, noise
         self.ahead = torch.arange(unroll * fno.window + 1, device=values.device)
         self.pick = torch.zeros(len(fno.models), batch, dtype=torch.int64, device=values.device)
         self.start = torch.zeros_like(self.pick)
         self.graph: torch.cuda.CUDAGraph | None = None
-        if values.is_cuda:
+        if recorded:
             for p in self._parameters():
                 p.grad = torch.zeros_like(p)
             side = torch.cuda.Stream()
