@@ -141,7 +141,7 @@ def train(
 
 
 class Pass:
-    """Forward and backward passes of all seeds; on a GPU recorded once and replayed: one at a time they wait for Python.
+    """Forward and backward passes of all seeds; recorded once and replayed on a GPU, which else waits for Python.
 
     Args:
         fno: The operators. values: (R, T, C, X, Y), scaled. numbers: (R, S), scaled. unroll: Windows in a row.
