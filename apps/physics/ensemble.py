@@ -6,7 +6,6 @@ Shapes: K members, R runs, T frames, N nodes of the data, n coarse nodes, C comp
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from farfield.apps.physics.graphsplinenets import GraphSplineNets
 from farfield.apps.physics.places import Places, places_again, places_state
 from farfield.apps.physics.prepared import Prepared, Scales, prepare
 from farfield.apps.physics.runs import Runs
+from farfield.apps.physics.timing import median_seconds
 from farfield.apps.training import UserError
 from farfield.apps.training.atomic import atomic_folder
 from farfield.apps.training.checkpoint import read_weights, write_weights
@@ -144,7 +144,7 @@ class Ensemble:
             return torch.where(known, values, fields)
 
         with torch.inference_mode():
-            return _timed(once, on, repeats)
+            return median_seconds(once, on, repeats)
 
     def alone(self, member: int) -> Ensemble:
         """An ensemble of one of the members."""
@@ -347,35 +347,6 @@ def along(curve: Tensor, states: Tensor) -> Tensor:
 def whole_run(clock: Clock, device: torch.device) -> Windows:
     """The one window that is a rollout."""
     return windows_of(clock, [clock.knots]).to(device)
-
-
-def _timed(once: Any, device: torch.device, repeats: int) -> float:
-    if device.type != "cuda":
-        once()
-        taken = []
-        for _ in range(repeats):
-            began = time.perf_counter()
-            once()
-            taken.append(time.perf_counter() - began)
-        return float(np.median(taken))
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            once()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        once()
-    taken = []
-    for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        begin.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        taken.append(begin.elapsed_time(end) / 1e3)
-    return float(np.median(taken))
 
 
 def _like(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Runs:
