@@ -117,7 +117,7 @@ def read_forecaster(kind: type[SpaceTimeForecaster], path: str | Path) -> SpaceT
     Raises: UserError: no such file, or it is not one of these.
     """
     path = Path(path)
-    path = path if path.exists() else path.with_name(path.name + ".zip")
+    path = path if path.exists() or path.suffix == ".zip" else path.with_name(path.name + ".zip")
     try:
         with zipfile.ZipFile(path) as archive:
             body = json.loads(archive.read(SETTINGS))
