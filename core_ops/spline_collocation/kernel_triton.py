@@ -19,7 +19,7 @@ from triton import knobs
 # Unknowns and queries in a tile of one warp: few, so that many warps hide each other's waits (docs/decisions/0007).
 TILE, QUERIES = 64, 128
 # The same for the gradient: unknowns of the transposed solve; series and queries of the sums over cells.
-ADJOINT_TILE, SUM_SERIES, SUM_QUERIES = 512, 32, 256
+ADJOINT_TILE, SUM_SERIES, SUM_QUERIES = 128, 8, 256
 
 
 def interpreted() -> bool:
