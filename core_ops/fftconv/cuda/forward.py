@@ -63,7 +63,7 @@ def forward(x: Operands, circular: bool = False, spectra: Spectra | None = None)
         return y
     whole = None
     if x.lead or spectra is not None:
-        plan = replace(plan, spectrum=2 if plan.spectrum else 3)
+        plan = replace(plan, spectrum=3 if plan.size == 4096 else 2)
     if spectra is not None:
         if plan.radices not in spectra:
             spectra[plan.radices] = (spectrum_of(plan, x.k, x.skip, u.shape[1], circular, x.lead),)

@@ -9,6 +9,12 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same inputs each time."""
+    torch.manual_seed(0)
+
+
 def convolved(u, k, pregate, postgate, size):
     """float64, causal for size = 2 L, circular for size = L."""
     u, k = u.double() if pregate is None else u.double() * pregate.double(), k.double()
@@ -74,7 +80,8 @@ def test_hard_inputs_stay_exact(kind, taps):
         x = half.to(dtype)
         want = convolved(x, scaled, None, None, 2 * length)
         rounding = relative(want.to(dtype), want)
-        assert relative(run(x, scaled), want) < (rounding**2 + (6e-4 * beside(x, scaled)) ** 2) ** 0.5
+        # Where outputs are nearly equal, roundings are not independent: errors add up.
+        assert relative(run(x, scaled), want) < rounding + 6e-4 * beside(x, scaled)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
