@@ -79,16 +79,22 @@ def _read_torch(path: Path) -> Weights:
     torch's own weights-only reader calls nothing but tensor builders and what it is told is safe: here only `Inert`.
     Names in os, sys, posix and nt it refuses altogether.
     """
+    # What other libraries declared safe at their import (torch-geometric: a defaultdict, its own classes) is not safe here.
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
         stubs: list[Any] = [(Inert, name) for name in foreign if name != "collections.defaultdict"]
         # torch fills nothing but plain dicts, so a defaultdict has to become one.
-        with torch.serialization.safe_globals([*stubs, (_empty_dict, "collections.defaultdict")]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        torch.serialization.add_safe_globals([*stubs, (_empty_dict, "collections.defaultdict")])
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     # Any error class may come out of bytes that are not ours; nothing was run, and the file is of no use.
     except Exception as e:
         why = str(e).strip().splitlines()[0][:300] if str(e).strip() else type(e).__name__
         raise UserError(f"{path}: damaged, cut off, or more than weights ({why}); {AGAIN}") from e
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: holds a {type(loaded).__name__}, a dict of tensors is accepted; {AGAIN}")
     state = loaded.get("state_dict", loaded)
