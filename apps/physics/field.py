@@ -250,7 +250,8 @@ class Field:
         if count is not None and len(times) not in (1, count):
             raise ShapeError(f"{len(times)} times came for {count} points; needed: one for all, or one each.")
         start, end = self.time.start, self.time.end
-        slack = 4e-16 * max(abs(start), abs(end))
+        # The end is a sum of steps: hundreds of roundings.
+        slack = 1e-12 * max(abs(start), abs(end))
         inside = (times >= start - slack) & (times <= end + slack)
         if not bool(inside.all()):
             first = int((~inside).nonzero()[0])
