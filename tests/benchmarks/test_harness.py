@@ -151,6 +151,7 @@ def test_main_writes_each_row_at_once(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "err 1e-07" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_benchmark_shows_its_help() -> None:
     words = sorted(p.stem for p in (harness.ROOT / "benchmarks").glob("bench_*.py"))
     for word in words:
