@@ -47,8 +47,10 @@ def tests_slow(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """ruff, ruff format, mypy strict on core_ops and the apps, import-linter for the layers."""
-    # mypy reads the types of torch and lightning; the other libraries have none, or none that pyproject lets it use.
-    install(session, "-e", ".[train]", "ruff==0.17.6", "mypy==2.4.1", "import-linter==2.16")
+    # The libraries whose types mypy reads; the others have none, or none that pyproject lets it use.
+    install(
+        session, "-e", ".[train]", "fastapi", "uvicorn", "pypdf", "ruff==0.17.6", "mypy==2.4.1", "import-linter==2.16"
+    )
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", "-p", "farfield.core_ops", "-p", "farfield.apps", env={"MYPYPATH": ".typing"})

@@ -79,7 +79,7 @@ def _read_torch(path: Path) -> Weights:
     torch's own weights-only reader calls nothing but tensor builders and what it is told is safe: here only `Inert`.
     Names in os, sys, posix and nt it refuses altogether.
     """
-    # What other libraries declared safe at their import (torch-geometric: a defaultdict, its own classes) is not safe here.
+    # What other libraries declare safe at their import (torch-geometric: its own classes) is not safe here.
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     try:

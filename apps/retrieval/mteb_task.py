@@ -50,7 +50,7 @@ class LocoTask(AbsTaskRetrieval):
 
     def load_data(self, num_proc: int | None = None, **how: Any) -> None:
         """Read the files; nothing is fetched."""
-        if self.data_loaded:
+        if getattr(self, "data_loaded", False):
             return
         task = loco.load(self.root, self.task)
         corpus = [{"id": pid, "title": "", "text": text} for pid, text in task.documents.items()]

@@ -116,9 +116,7 @@ def test_a_flipped_faiss_file_is_named(tmp_path):
     assert len(contents(folder)) == 400
 
 
-@pytest.mark.parametrize(
-    "seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, 60))]
-)
+@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, 60))])
 def test_a_flipped_byte_of_the_store_is_named_or_harmless(folder, seed):
     """Wherever it lies: verify names it, or every document, vector and answer is what it was."""
     before = contents(folder)
