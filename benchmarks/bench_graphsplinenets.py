@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_graphsplinenets --equations heat --train-seconds 60
 
-Runs are simulated where they are not there (build/physics, or FARFIELD_PHYSICS). --stage train and --stage measure
+Runs are simulated where they are not there (runs/tables, or FARFIELD_PHYSICS). --stage train and --stage measure
 split the work: networks can be trained before, and are measured with nothing beside them.
 """
 

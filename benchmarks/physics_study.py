@@ -41,8 +41,8 @@ SPLIT = ["split.valid=0.1", "split.test=0.2", "split.extrapolate=0.1"]
 
 
 def folder(quick: bool) -> Path:
-    """Where the runs lie: FARFIELD_PHYSICS, or build/physics of the repository."""
-    named = Path(os.environ.get("FARFIELD_PHYSICS", ROOT / "build" / "physics"))
+    """Where the runs lie: FARFIELD_PHYSICS, or runs/tables of the repository."""
+    named = Path(os.environ.get("FARFIELD_PHYSICS", ROOT / "runs" / "tables"))
     return named / "quick" if quick else named
 
 
