@@ -64,8 +64,10 @@ def test_commands_compose(command: str, capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.slow
 def test_commands_and_program_run_one_after_the_other(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(COMMANDS) == 7
-    for command in COMMANDS:
+    # A training and what needs one are the quickstart's.
+    commands = [c for c in COMMANDS if c.split()[2] in ("simulate", "describe")]
+    assert len(commands) == 7
+    for command in commands:
         words = shlex.split(command)[1:]
         kind = next((w.partition("=")[2] for w in words if w.startswith("equation=")), "")
         assert main([*words, *SHORT.get(kind, [])]) == 0, command
