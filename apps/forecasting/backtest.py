@@ -12,7 +12,6 @@ import pandas as pd
 
 from farfield.apps.forecasting.bank import Array
 from farfield.apps.forecasting.figures import coverage_figure, error_figure, past_figure
-from farfield.apps.forecasting.report import print_table, write_report
 from farfield.apps.forecasting.rolling import LEVEL, Rolled, Schedule, Score, coverage, roll, score, spread
 from farfield.apps.forecasting.series import Plan
 from farfield.apps.forecasting.settings import (
@@ -26,6 +25,7 @@ from farfield.apps.forecasting.settings import (
 )
 from farfield.apps.forecasting.table import Table, read_table
 from farfield.apps.training import UserError, atomic_write
+from farfield.apps.training.report import print_table, write_report
 
 OURS = "SpaceTimeForecaster"
 MODES = ("expanding", "sliding")

@@ -10,7 +10,6 @@ import pandas as pd
 from farfield.apps.forecasting.backtest import OURS, run
 from farfield.apps.forecasting.figures import error_figure, forecast_figure, pole_figure
 from farfield.apps.forecasting.forecaster import SpaceTimeForecaster
-from farfield.apps.forecasting.report import print_table, write_report
 from farfield.apps.forecasting.rolling import Schedule, Score, score
 from farfield.apps.forecasting.series import Plan, SeriesModel
 from farfield.apps.forecasting.settings import (
@@ -23,6 +22,7 @@ from farfield.apps.forecasting.settings import (
 )
 from farfield.apps.forecasting.stack import poles_of
 from farfield.apps.forecasting.table import Table, read_table
+from farfield.apps.training.report import print_table, write_report
 
 COVERAGES = (0.5, 0.8, 0.95)
 # Share of the series whose end is used to compare; the fit that is written reads all of it.

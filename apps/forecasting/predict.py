@@ -9,11 +9,11 @@ import pandas as pd
 
 from farfield.apps.forecasting.figures import forecast_figure
 from farfield.apps.forecasting.forecaster import SpaceTimeForecaster
-from farfield.apps.forecasting.report import print_table, write_report
 from farfield.apps.forecasting.settings import result_path
 from farfield.apps.forecasting.table import read_table
 from farfield.apps.training import UserError, atomic_write
 from farfield.apps.training.device import check_precision, resolve_device
+from farfield.apps.training.report import print_table, write_report
 
 # Lines of the table on the terminal.
 SHOWN = 12

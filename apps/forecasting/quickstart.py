@@ -11,9 +11,9 @@ from farfield.apps.cli.compose import Settings, composed
 from farfield.apps.forecasting.backtest import OURS, backtest
 from farfield.apps.forecasting.fit import fit
 from farfield.apps.forecasting.predict import predict
-from farfield.apps.forecasting.report import print_table
 from farfield.apps.forecasting.settings import SCORE_HEAD, score_rows, verdict
 from farfield.apps.training import RunFolder
+from farfield.apps.training.report import print_table
 
 HORIZON = 12
 

@@ -14,6 +14,7 @@ from farfield.apps.genomics.likelihood import Notes, Passes, Window, load_model,
 from farfield.apps.genomics.markov import MAX_ORDER, Codes, MarkovModel
 from farfield.apps.genomics.tokenizer import BASES, Policy
 from farfield.apps.training import UserError, atomic_write
+from farfield.apps.training.report import print_table
 
 
 def evaluate(
@@ -102,14 +103,3 @@ def markov_bits(train: list[Segment], valid: list[Segment], orders: list[int]) -
     model = MarkovModel([codes(s.ids) for s in train], max(orders))
     nats = {k: [model.nats(codes(s.with_context(MAX_ORDER)), k)[-len(s.ids) :] for s in valid] for k in orders}
     return {f"Markov order {k}": float(np.nanmean(np.concatenate(v)) / np.log(2)) for k, v in nats.items()}
-
-
-def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """One table on the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*head)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)

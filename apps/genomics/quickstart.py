@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from farfield.apps.cli.compose import composed
 from farfield.apps.genomics.datamodule import read_genome
-from farfield.apps.genomics.evaluate import evaluate, print_table
+from farfield.apps.genomics.evaluate import evaluate
+from farfield.apps.genomics.figures import loss_figure, window_figure
 from farfield.apps.genomics.inference import forward_long
 from farfield.apps.genomics.likelihood import load_model, progress_bar
 from farfield.apps.genomics.pretrain import pretrain
-from farfield.apps.genomics.report import loss_figure, window_figure, write_report
 from farfield.apps.genomics.tokenizer import C, G
 from farfield.apps.training import RunFolder
+from farfield.apps.training.report import print_table, write_report
 
 WINDOW = 1_048_576
 ORDERS = [3, 8, 11]
@@ -70,7 +71,7 @@ def main() -> None:
         ),
     }
     report = run.path / "report.html"
-    write_report(report, "farfield quickstart: HyenaDNA on E. coli", [verdict], (head, rows), figures)
+    write_report(report, "farfield quickstart: HyenaDNA on E. coli", [verdict], {"": (head, rows)}, figures)
     print(f"\nReport: {report}\nThe whole quickstart took {(time.monotonic() - started) / 60:.1f} minutes.")
 
 

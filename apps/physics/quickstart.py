@@ -15,11 +15,11 @@ from farfield.apps.cli.compose import Settings, composed
 from farfield.apps.physics.evaluate import HEAD, cells_of, print_rows
 from farfield.apps.physics.hdf5 import read
 from farfield.apps.physics.query import query
-from farfield.apps.physics.report import write_report
 from farfield.apps.physics.sampling import sampling_matrix
 from farfield.apps.physics.simulate import simulate
 from farfield.apps.physics.train import train
 from farfield.apps.training import RunFolder
+from farfield.apps.training.report import print_table, write_report
 
 SIMULATE = (
     "equation=heat", "runs=24", "sampling=uniform", "equation.diffusivity=[0.05,0.15]", "equation.cells=[24,24]",
@@ -51,7 +51,7 @@ def main() -> None:
     unseen = _unseen(cases)
     answers = _asked(run, unseen, str(checkpoint))
     head = ("x (m)", "y (m)", "t (s)", "u (K)", "exact (K)", "error it expects (K)")
-    _print(head, answers)
+    print_table(head, answers)
     pictures = {
         "The surrogate's temperature at some of its times (K).": run.path / "query" / "field.png",
         "At three of the points, with the error that the members' spread tells.": run.path / "query" / "points.png",
@@ -105,16 +105,6 @@ def _asked(run: RunFolder, unseen: Path, checkpoint: str) -> list[tuple[str, ...
 
 def _column(row: dict[str, str], name: str) -> float:
     return float(next(v for k, v in row.items() if k == name or k.startswith(f"{name} (")))
-
-
-def _print(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*head)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
 
 
 def _settings(verb: str, *words: str) -> Settings:

@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from farfield.apps.genomics.report import loss_figure, window_figure, write_report
+from farfield.apps.genomics.figures import loss_figure, window_figure
+from farfield.apps.training.report import write_report
 
 TABLE = (("model", "bits"), (("ours <b>", "1.95"), ("uniform", "2.00")))
 
@@ -43,7 +44,7 @@ def page(tmp_path: Path) -> str:
         "Loss & more": loss_figure({"training": ([0, 100, 200], [2.0, 1.97, 1.95])}, {"uniform": 2.0, "order 3": 1.96}),
         "Window": window_figure(bits, bits > 0.5, 700, 3000),
     }
-    write_report(tmp_path / "new" / "report.html", "A <title>", ["It beats nothing & says so."], TABLE, figures)
+    write_report(tmp_path / "new" / "report.html", "A <title>", ["It beats nothing & says so."], {"": TABLE}, figures)
     return (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
 
 

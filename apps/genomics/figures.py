@@ -1,60 +1,18 @@
-"""A self-contained HTML page of one training run: table, loss curve, likelihood and GC along a long window."""
+"""Figures of a training run: loss curve, likelihood and GC along a long window."""
 
 from __future__ import annotations
 
-import html
-import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.apps.training import UserError, atomic_write
+from farfield.apps.training import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .3rem .9rem; border-bottom: 1px solid #ddd; text-align: right }
-th:first-child, td:first-child { text-align: left }
-figure { margin: 2rem 0 } svg { max-width: 100%; height: auto } figcaption { color: #555 }
-"""
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-<h1>{title}</h1>
-{body}
-</html>
-"""
-
-Table = tuple[Sequence[str], Sequence[Sequence[str]]]
-
-
-def write_report(
-    path: Path, title: str, paragraphs: Sequence[str], table: Table, figures: Mapping[str, Figure]
-) -> None:
-    """Write the page; text is escaped, figures are inlined as SVG, nothing is fetched when it is opened.
-
-    Args:
-        path: File to write, atomically.
-        paragraphs: Sentences above the table.
-        table: Column names and rows, all as text.
-        figures: Caption to figure, in order.
-    """
-    names, rows = table
-    head = "".join(f"<th>{html.escape(n)}</th>" for n in names)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-    parts = [f"<p>{html.escape(p)}</p>" for p in paragraphs]
-    parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>")
-    for caption, figure in figures.items():
-        parts.append(f"<figure>{_svg(figure)}<figcaption>{html.escape(caption)}</figcaption></figure>")
-    atomic_write(path, PAGE.format(title=html.escape(title), style=STYLE, body="\n".join(parts)).encode())
 
 
 def loss_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], levels: Mapping[str, float]) -> Figure:
@@ -105,10 +63,3 @@ def _figure(height: float) -> Figure:
     except ModuleNotFoundError as error:
         raise UserError("figures need the package matplotlib: pip install 'farfield[plots]'") from error
     return Figure(figsize=(9, height), layout="constrained")
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    # The XML prologue has no place inside a page.
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
