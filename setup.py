@@ -11,6 +11,7 @@ setup(
         "farfield.recipes": ["**/*.yaml"],
         "farfield.models": ["**/*.safetensors", "**/*.json", "**/*.md"],
         "farfield.apps.genomics": ["data/*"],
+        "farfield.apps.retrieval": ["data/*"],
         "farfield.core_ops": ["py.typed", "**/*.md", "**/*.cuh", "**/*.cu"],
     },
 )
