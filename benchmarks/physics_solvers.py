@@ -38,7 +38,10 @@ LEVELS: dict[str, list[dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Solved:
-    """One run on one grid: the coarse run, seconds of the solver alone, values at the fine nodes (T, N, C)."""
+    """One run on one grid: the coarse run, seconds, values at the fine nodes (T, N, C).
+
+    The seconds are the solver's alone; of a flow that settles before its first frame, the share after that.
+    """
 
     case: Case
     seconds: float
@@ -63,6 +66,8 @@ def solve(fine: Case, equation: str, level: dict[str, Any], fields: list[str]) -
         began = time.perf_counter()
         case = run(more)
         took = time.perf_counter() - began
+        if settle := float(settings.get("spin_up", 0.0)):  # type: ignore[arg-type]
+            took *= float(settings["duration"]) / (settle + float(settings["duration"]))  # type: ignore[arg-type]
     except UserError:
         return None
     values = np.empty((0, 0, 0)) if equation == "channel" else _carried(case, fine, fields)
