@@ -44,7 +44,11 @@ def test_wheel_holds_farfield_alone_with_recipes_models_and_data(wheel):
     names = ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"farfield"}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
-    shipped = [f for f in tracked if f.startswith(("recipes/", "models/", "apps/genomics/data/")) or f.endswith(".cuh")]
+    shipped = [
+        f
+        for f in tracked
+        if f.startswith(("recipes/", "models/", "apps/genomics/data/", "apps/retrieval/data/")) or f.endswith(".cuh")
+    ]
     assert shipped
     assert {f"farfield/{f}" for f in shipped} <= set(names)
     assert not any("tests/" in n or "benchmarks/" in n for n in names)
