@@ -60,12 +60,19 @@ class _Hear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, source: Tensor, outgoing: Tensor) -> Tensor:
         ctx.save_for_backward(outgoing)
         ctx.degree = len(source) // x.shape[-2]
-        return x.index_select(-2, source)
+        return _rows(x, source)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
         (outgoing,) = ctx.saved_tensors
-        return torch.unflatten(grads[0].index_select(-2, outgoing), -2, (-1, ctx.degree)).sum(-2), None, None
+        return torch.unflatten(_rows(grads[0], outgoing), -2, (-1, ctx.degree)).sum(-2), None, None
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of x (.., n, H) by number; short numbers are moved eight bytes at a time."""
+    if x.stride(-1) != 1 or any(s * x.element_size() % 8 for s in (x.shape[-1], *x.stride()[:-1])):
+        return x.index_select(-2, index)
+    return x.view(torch.int64).index_select(-2, index).view(x.dtype)
 
 
 def hear(x: Tensor, graph: Graph) -> Tensor:
@@ -113,12 +120,20 @@ class Block(nn.Module):
         self.exchange = Exchange()
         self.edge_out = MemberLinear(width, width, seeds) if edge_state else None
 
+    def told(self, edges: Tensor, graph: Graph) -> Tensor:
+        """What edges (K, 1 or B, n, M, H) add to messages."""
+        found: Tensor = self.geometry(edges).masked_fill(~graph.mask[..., None], SILENT)
+        return found
+
     def forward(self, x: Tensor, edges: Tensor, c: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Nodes x (K, B, n, H), edges (K, 1 or B, n, M, H), conditions c (K, B, H): the new x and edges."""
+        """Nodes x (K, B, n, H), edges (K, 1 or B, n, M, H), conditions c (K, B, H): the new x and edges.
+
+        Edges that keep no states are given as what they add to messages.
+        """
         scale, shift = self.condition(c)[:, :, None].chunk(2, -1)
         z = F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
         heard, own, kept = self.split(z).split(self.width, -1)
-        geometry = self.geometry(edges).masked_fill(~graph.mask[..., None], SILENT)
+        geometry = edges if self.edge_out is None else self.told(edges, graph)
         messages = hear(heard, graph) + own[..., None, :] + geometry
         if self.edge_out is not None:
             change = F.layer_norm(self.edge_out(F.silu(messages)), (self.width,))
@@ -154,27 +169,29 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         seeds = [torch.Generator().manual_seed(seed + k) for k in range(members)]
-        self.members, self.width = members, width
+        self.members, self.width, self.edge_state = members, width, edge_state
         self.node_in, self.node_mid = MemberLinear(node_features, width, seeds), MemberLinear(width, width, seeds)
         self.edge_in, self.edge_mid = MemberLinear(edge_features, width, seeds), MemberLinear(width, width, seeds)
         self.sample_in = MemberLinear(sample_features, width, seeds)
         self.blocks = nn.ModuleList(Block(width, seeds, edge_state) for _ in range(blocks))
         self.mid, self.out = MemberLinear(width, width, seeds), MemberLinear(width, outputs, seeds, SMALL)
 
-    def edges(self, graph: Graph) -> Tensor:
-        """What the edges are to begin with, (K, 1, n, M, H): the same for all samples and all steps."""
+    def edges(self, graph: Graph) -> list[Tensor]:
+        """What each block is told of the edges, (K, 1, n, M, H): the same for all samples and all steps."""
         features = torch.unflatten(graph.features, 0, (graph.nodes, graph.degree))
         found: Tensor = self.edge_mid(F.silu(self.edge_in(features.expand(self.members, 1, *features.shape))))
-        return found
+        return [found] if self.edge_state else [block.told(found, graph) for block in self._blocks()]
 
-    def forward(self, nodes: Tensor, sample: Tensor, edges: Tensor, graph: Graph) -> Tensor:
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def forward(self, nodes: Tensor, sample: Tensor, edges: list[Tensor], graph: Graph) -> Tensor:
         """Features of nodes (K, B, n, F) and of samples (K, B, G), `edges`: (K, B, n, outputs)."""
         x = wide(self.node_mid(F.silu(self.node_in(nodes))))
         c = F.silu(self.sample_in(sample))
-        if edges.shape[1] != x.shape[1] and self.blocks and self.blocks[0].edge_state:
-            edges = edges.expand(-1, x.shape[1], -1, -1, -1)
-        for block in self.blocks:
-            x, edges = block(x, edges, c, graph)
+        state = edges[0].expand(-1, x.shape[1], -1, -1, -1)
+        for i, block in enumerate(self._blocks()):
+            x, state = block(x, state if self.edge_state else edges[i], c, graph)
         y = F.silu(self.mid(F.layer_norm(x, x.shape[-1:])))
         # The step itself in full precision: bfloat16 would leave 0.4 % of noise on it.
         with torch.autocast(y.device.type, enabled=False):

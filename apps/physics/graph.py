@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -47,14 +48,16 @@ class Graph:
         """M."""
         return self.mask.shape[1]
 
-    @property
+    @cached_property
     def index(self) -> Tensor:
         """(2, E): neighbour and hearer of each slot, as torch-geometric has it."""
         hearer = torch.arange(self.nodes, device=self.source.device).repeat_interleave(self.degree)
         return torch.stack([self.source, hearer])
 
     def to(self, device: torch.device) -> Graph:
-        """The graph on a device."""
+        """The graph on a device; itself where it is there already."""
+        if self.source.to(device) is self.source:
+            return self
         return Graph(*(x.to(device) for x in (self.source, self.outgoing, self.mask, self.features)))
 
 

@@ -126,7 +126,7 @@ class GraphSplineNets(nn.Module):
             state = ahead[:, :, r - 1]
         return torch.cat(states, 2)
 
-    def step(self, state: Tensor, known: Known, w: int, edges: Tensor) -> Tensor:
+    def step(self, state: Tensor, known: Known, w: int, edges: list[Tensor]) -> Tensor:
         """The states of interval w, (K, B, r, n, C), from the one at its start."""
         r, c = self.rank, state.shape[-1]
         here = slice(w * r, w * r + r + 1)

@@ -136,8 +136,7 @@ class Prepared:
     Args:
         states: (R, T, n, C), held values exact. targets: (R, T, n, C), what the loss compares with.
         inputs: (R, T, n, I). signals: (R, T, Z). static: (R, S). moving: As of `Scales`. length: As of `Scales`.
-        root: (C, n, n), as of `Places`; None compares node by node. nodal: Whether the loss is that of the coarse
-            nodes and times alone.
+        root: (C, n, n), as of `Places`; None compares node by node.
         points: N, over which the squared error at all nodes is a mean.
     """
 
@@ -148,7 +147,6 @@ class Prepared:
     static: Tensor
     root: Tensor | None
     moving: bool
-    nodal: bool
     length: float
     points: int
 
@@ -167,8 +165,8 @@ class Prepared:
         lengths = (windows.lengths[kind] / self.length).log()
         return Known(held, inputs, signals, self.static[run], lengths, windows.interval[kind])
 
-    def draw(self, index: Tensor, windows: Windows) -> tuple[Tensor, Known, Tensor, Tensor, Tensor]:
-        """Windows by number (K, B): start, known, targets (K, B, F + 1, n, C), curve or fill, weights (K, B, F)."""
+    def draw(self, index: Tensor, windows: Windows) -> tuple[Tensor, Known, Tensor, Tensor]:
+        """Windows by number (K, B): start, known, targets (K, B, F + 1, n, C), kind (K, B)."""
         count = len(windows.first)
         run, window = index // count, index % count
         kind = windows.kind[window]
@@ -176,27 +174,33 @@ class Prepared:
         frames = torch.cat([first, first + windows.frames[kind]], -1)
         known = self.known(run, kind, frames, windows)
         start = self.states[run, frames[..., 0]]
-        targets = self.targets[run[..., None], frames]
-        maps = windows.fill[kind] if self.nodal else windows.curve[kind]
-        return start, known, targets, maps, windows.weights[kind]
+        return start, known, self.targets[run[..., None], frames], kind
 
-    def loss(self, states: Tensor, targets: Tensor, maps: Tensor, weights: Tensor, by_run: bool) -> Tensor:
-        """Mean squared error of every member, (K,).
+    def nodal_loss(self, states: Tensor, targets: Tensor, fill: Tensor, by_run: bool) -> Tensor:
+        """Mean squared error of every member at the coarse nodes and times alone, (K,).
 
-        At all nodes and frames of the data, through both splines; or at the coarse nodes and times.
+        Args:
+            states: (K, B, X, n, C). targets: (K, B, F + 1, n, C). fill: (K, B, X, F + 1).
         """
-        if self.nodal:
-            error = states[:, :, 1:] - _filled(maps[:, :, 1:], targets)
-            cost = error.pow(2).mean((-2, -1))
-            weights = torch.ones_like(cost)
-        else:
-            error = _filled(maps, states) - targets[:, :, 1:]
-            if self.root is not None:
-                error = torch.einsum("cmn,kbfnc->kbfmc", self.root, error)
-            cost = error.pow(2).sum((-2, -1)) / (self.points * error.shape[-1])
-        if by_run:
-            cost = cost / amplitude(targets[:, :, :1]).pow(2)[..., 0, 0]
-        return (cost * weights).sum((1, 2)) / weights.sum((1, 2))
+        cost = (states[:, :, 1:] - _filled(fill[:, :, 1:], targets)).pow(2).mean((-2, -1))
+        return _scaled(cost, targets, by_run).mean((1, 2))
+
+    def loss(self, states: Tensor, targets: Tensor, curve: Tensor, weights: Tensor, by_run: bool) -> Tensor:
+        """Mean squared error of every member at all nodes and frames of the data, through both splines, (K,).
+
+        Args:
+            states: (K, B, X, n, C). targets: (K, B, F + 1, n, C). curve: (K, B, F, X). weights: (K, B, F).
+        """
+        error = _filled(curve, states) - targets[:, :, 1:]
+        if self.root is not None:
+            error = torch.einsum("cmn,kbfnc->kbfmc", self.root, error)
+        cost = error.pow(2).sum((-2, -1)) / (self.points * error.shape[-1])
+        return (_scaled(cost, targets, by_run) * weights).sum((1, 2)) / weights.sum((1, 2))
+
+
+def _scaled(cost: Tensor, targets: Tensor, by_run: bool) -> Tensor:
+    """Squared errors (K, B, F), of fields in units of their own size where that is asked for."""
+    return cost / amplitude(targets[:, :, :1]).pow(2)[..., 0, 0] if by_run else cost
 
 
 def _filled(maps: Tensor, values: Tensor) -> Tensor:
@@ -208,8 +212,7 @@ def prepare(runs: Runs, places: Places, scales: Scales, model: Mapping[str, Any]
     """Runs for training or a rollout on a device."""
     values = scales.fields(runs.values)
     states = places.started(values)
-    nodal = model["loss"] == "nodes"
-    targets = places.sampled(values) if nodal else states
+    targets = places.sampled(values) if model["loss"] == "nodes" else states
     static = runs.static.double()
     static = torch.where(scales.static_log, static.clamp(min=1e-300).log(), static)
     inputs = (places.sampled(runs.inputs) - scales.input_mean) / scales.input_spread
@@ -221,7 +224,6 @@ def prepare(runs: Runs, places: Places, scales: Scales, model: Mapping[str, Any]
         static=((static - scales.static_mean) / scales.static_spread).float().to(device),
         root=None if places.root is None else places.root.to(device),
         moving=bool(scales.moving),
-        nodal=nodal,
         length=float(scales.length),
         points=len(places.nodes) if places.expand is None else len(places.expand),
     )

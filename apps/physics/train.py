@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +20,7 @@ from farfield.apps.physics.cases import Wanted, open_cases
 from farfield.apps.physics.clock import clock_of, curve_matrix
 from farfield.apps.physics.ensemble import Ensemble, network_of
 from farfield.apps.physics.evaluate import print_rows, rows_of
-from farfield.apps.physics.learning import Learning, Numbers
+from farfield.apps.physics.learning import Learning, Numbers, Stage
 from farfield.apps.physics.places import places_of
 from farfield.apps.physics.prepared import prepare, scales_of
 from farfield.apps.physics.residual import Residual
@@ -31,10 +33,14 @@ from farfield.apps.training.rng import seed_all
 from farfield.apps.training.trainer import parse_budget
 
 # Settings of trainer/ that are not TrainerConfig's.
-OURS = ("lr", "weight_decay", "warmup_fraction", "lr_min_ratio", "batch", "unroll", "noise", "residual", "clip")
+OURS = (
+    "lr", "weight_decay", "warmup_fraction", "lr_min_ratio", "batch", "unroll", "nodes_first", "nodes_weight", "noise",
+    "residual", "clip",
+)  # fmt: skip
 CHOICES = {"space": ("splines", "nodes"), "loss": ("fields", "nodes")}
-# Optimiser steps that are timed where a budget, not a number of steps, is given; where a resumed run finds the number.
-TIMED, STEPS = 4, "steps.json"
+# Passes of each stage that are timed where a budget, not a number of steps, is given, of a schedule of so many steps;
+# where a resumed run finds the number.
+TIMED, SCHEDULE, STEPS = 6, 1000, "steps.json"
 
 
 def train(
@@ -172,24 +178,24 @@ def train_runs(
     residual = float(settings["residual"])
     curve = torch.from_numpy(curve_matrix(clock, clock.knots, runs.times)).float()
 
-    def module(max_steps: int, network: Any) -> Learning:
-        return Learning(
-            network,
-            prepared,
-            None if valid is None else prepare(valid, places, scales, chosen, on),
-            clock,
-            settings,
-            max_steps=max_steps,
-            seed=seed,
-            precision=precision,
-            curve=curve.to(on),
-            expand=None if places.expand is None else places.expand.to(on),
-            truth=None if valid is None else scales.fields(valid.values).to(on),
-            known=torch.from_numpy(runs.held).to(on),
-            residual=Residual(residual, learnt, places, scales, on) if residual else None,
-        )
-
     steps = settings["max_steps"]
+    began = time.monotonic()
+    learning = Learning(
+        net,
+        prepared,
+        None if valid is None else prepare(valid, places, scales, chosen, on),
+        clock,
+        settings,
+        max_steps=steps or SCHEDULE,
+        seed=seed,
+        precision=precision,
+        nodes_first=1.0 if chosen["loss"] == "nodes" else float(settings["nodes_first"]),
+        curve=curve.to(on),
+        expand=None if places.expand is None else places.expand.to(on),
+        truth=None if valid is None else scales.fields(valid.values).to(on),
+        known=torch.from_numpy(runs.held).to(on),
+        residual=Residual(residual, learnt, places, scales, on) if residual else None,
+    )
     if steps is None:
         seconds = parse_budget(budget)
         if seconds is None:
@@ -198,9 +204,10 @@ def train_runs(
         if resume and kept.is_file():
             steps = int(json.loads(kept.read_text(encoding="utf-8")))
         else:
-            steps = _fitting(module(1000, network_of(chosen, graph, places, scales, learnt, seed)), seconds, on)
+            with tensor_cores():
+                steps = _fitting(learning, seconds, on)
             atomic_write(kept, f"{steps}\n")
-        budget = None
+        budget, learning.max_steps = None, steps
     config = TrainerConfig(
         run_folder=run_folder,
         device=device,
@@ -220,14 +227,8 @@ def train_runs(
             f" {len(runs.times)} frames; {chosen['members']} networks of {count:,} parameters",
             file=sys.stderr,
         )
-    learning = module(steps, net)
-    began = time.monotonic()
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
+    with tensor_cores():
         run = fit(learning, Numbers(valid is not None), config)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = tf32
     best = run.best_checkpoint() or run.last_checkpoint()
     about: dict[str, Any] = {"train_seconds": time.monotonic() - began, "seed": seed, "max_steps": steps}
     if best is not None:
@@ -241,32 +242,34 @@ def train_runs(
     return ensemble
 
 
+@contextmanager
+def tensor_cores() -> Iterator[None]:
+    """Products in fp32 with factors rounded to TF32, where a GPU has it."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
 def _fitting(module: Learning, seconds: float, device: torch.device) -> int:
-    """Steps that fit into a time: each stage is timed."""
+    """Steps that fit into a time, that of finding out included: the passes of each stage are timed."""
+    began = time.perf_counter()
     module.to(device)
     module.on_fit_start()
-    spent = []
-    for steps in module.stages:
-        index = module.drawn(0, steps)
-        spent.append(_time_of(module, steps, index, device))
-    return max(len(module.stages), int(seconds / (sum(spent) / len(spent))))
+    stages = Counter(module.stage(step) for step in range(SCHEDULE))
+    mean = sum(count * _time_of(module, stage, device) for stage, count in stages.items()) / SCHEDULE
+    return max(len(stages), int((seconds - (time.perf_counter() - began)) / mean))
 
 
-def _time_of(module: Learning, steps: int, index: torch.Tensor, device: torch.device) -> float:
-    optimizer = torch.optim.AdamW(module.net.parameters(), lr=0.0, fused=device.type == "cuda")
-
-    def once(step: int) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        cost = module.losses(index, steps, module.disturb(module.empty_noise(index), step)).sum()
-        torch.autograd.backward([cost])
-        optimizer.step()
-
+def _time_of(module: Learning, stage: Stage, device: torch.device) -> float:
     began = 0.0
     for step in range(1 + TIMED):
         if step == 1:
             _wait(device)
             began = time.perf_counter()
-        once(step)
+        module.gradients(step, stage)
     _wait(device)
     return (time.perf_counter() - began) / TIMED
 
@@ -302,7 +305,7 @@ def _check(model: Mapping[str, Any], trainer: Mapping[str, Any], precision: str)
     for name in ("lr", "batch"):
         if not trainer[name] > 0:
             raise UserError(f"trainer.{name}={trainer[name]}: a number above 0 is accepted")
-    for name in ("noise", "residual", "weight_decay"):
+    for name in ("noise", "residual", "weight_decay", "nodes_first", "nodes_weight"):
         if not 0 <= float(trainer[name]) < np.inf:
             raise UserError(f"trainer.{name}={trainer[name]}: 0 or a number above it is accepted")
     unroll = trainer["unroll"]

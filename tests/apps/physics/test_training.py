@@ -206,7 +206,7 @@ def test_the_equations_residual_falls_and_is_small_for_the_truth(tmp_path: Path)
     prepared = prepare(runs, places, scales, model, torch.device("cpu"))
     windows = windows_of(clock, clock.windows(2))
     index = torch.tensor([[0, 12]])
-    start, known, _, _, _ = prepared.draw(index, windows)
+    start, known, _, _ = prepared.draw(index, windows)
     residual = Residual(1.0, runs, places, scales, torch.device("cpu"))
     first = windows.first[index % len(windows.first)][..., None]
     frames = torch.cat([first, first + windows.frames[0]], -1)
