@@ -3,7 +3,9 @@
     u_t + (u . grad) u = nu lap u - grad p,    div u = 0,    parabolic inflow left, no stress right, no slip elsewhere
 
 Second order in time: backward differences, convection extrapolated, so that one factorisation serves every step.
-The default geometry is that of Schaefer and Turek 1996, "Benchmark computations of laminar flow around a cylinder".
+The default geometry is that of Schaefer and Turek 1996, "Benchmark computations of laminar flow around a cylinder",
+doi:10.1007/978-3-322-89849-4_39. At Re = 100 (its case 2D-2) they give a greatest drag of 3.22 to 3.24, a greatest lift
+of 0.99 to 1.01 and a Strouhal number of 0.295 to 0.305.
 """
 
 from __future__ import annotations
