@@ -42,50 +42,76 @@ def _ordinates(feet: Sequence[float]) -> Tensor:
 
 # The ordinates depend on the feet by these four matrices: at rest, and what each foot adds.
 _REST = _ordinates((0, 0, 0))
-# Coordinates in the part at side (i, j): of i, j and the centroid.
+# Coordinates in the part at side (i, j), of i, j and the centroid, from those in the triangle: rows i, j, k.
 _SPLIT = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-1.0, -1.0, 3.0]], dtype=torch.float64)
+# The corners i, j, k of the part opposite to corner k, by row.
 _TURNS = torch.tensor([[1, 2, 0], [2, 0, 1], [0, 1, 2]])
-_PARTS = torch.cat([_REST, *(_ordinates(tuple(float(k == n) for k in range(3))) - _REST for n in range(3))], 1)
+# What one cubic adds to the nine weights: alone, and by the foot on side (i, j), (j, k), (k, i); (4, 10, 9).
+_PARTS = torch.stack([_REST, *(_ordinates(tuple(float(k == n) for k in range(3))) - _REST for n in range(3))])
 
 
-# The ten cubics as products of coordinates: a square or a product of two, times a third; how often each occurs.
-_TWO, _THREE = torch.tensor([0, 1, 2, 0, 1, 0, 1, 0, 2, 2]), torch.tensor([0, 1, 2, 0, 1, 0, 1, 1, 2, 2])
-_LAST = torch.tensor([0, 1, 2, 1, 0, 2, 2, 2, 0, 1])
-_OFTEN = torch.tensor([1, 1, 1, 3, 3, 3, 3, 6, 3, 3], dtype=torch.float64)
-CUBICS = _OFTEN[:, None] * _PARTS
-# The same from products of three different factors, (27, 36): their every order.
-MIXED = torch.stack([_PARTS[CUBIC.index(tuple(abc.count(k) for k in range(3)))] for abc in product(range(3), repeat=3)])
+# The ten cubics as squares of coordinates times coordinates, and the product of all three; how often each occurs.
+_PRODUCTS = [(n, n, m) for n in range(3) for m in range(3)] + [(0, 1, 2)]
+_OFTEN = {1: 6.0, 2: 3.0, 3: 1.0}
 
 
-def weights(
-    place: Tensor, feet: Tensor, slopes: Tensor | None = None, orders: tuple[int, ...] = ()
-) -> tuple[Tensor, Tensor]:
+def _parts_of(products: list[tuple[int, ...]]) -> Tensor:
+    """Rows of `_PARTS` for products of coordinates, (4, len, 9)."""
+    return _PARTS[:, [CUBIC.index(tuple(abc.count(k) for k in range(3))) for abc in products]]
+
+
+_TIMES = torch.tensor([_OFTEN[max(abc.count(k) for k in range(3))] for abc in _PRODUCTS], dtype=torch.float64)
+CUBICS = (_parts_of(_PRODUCTS) * _TIMES[:, None]).flatten(0, 1)
+# The same from products of three different factors: their every order, (4 * 27, 9).
+MIXED = _parts_of(list(product(range(3), repeat=3))).flatten(0, 1)
+
+
+def rotated(feet: Tensor) -> Tensor:
+    """What the three parts of each triangle know of it, (3 M, 4): 1, and its feet on sides (i, j), (j, k), (k, i).
+
+    Args:
+        feet: Of the centroid on the side opposite to each corner, from the next corner on, (M, 3).
+    """
+    # Those sides are opposite to k, i, j.
+    turned = feet[:, _TURNS[:, [2, 0, 1]]].reshape(-1, 3)
+    return torch.cat([torch.ones_like(turned[:, :1]), turned], 1).contiguous()
+
+
+def part_of(triangle: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The part of its triangle that a point lies in.
+
+    Args:
+        triangle: (Q,). place: Barycentric coordinates (3, Q).
+    Returns: Its number, 3 triangle + k with k the opposite corner, (Q,); the corners (i, j, k) in its order (3, Q);
+        and the point's coordinates in the part: of i, j and the centroid, (3, Q).
+    """
+    # The least coordinate; an argmin takes twenty times as long.
+    k = torch.where(place[2] < torch.minimum(place[0], place[1]), 2, (place[1] < place[0]).long())
+    turn = _TURNS.index_select(1, k)
+    return torch.add(k, triangle, alpha=3), turn, in_part(place.gather(0, turn))
+
+
+def in_part(coordinates: Tensor) -> Tensor:
+    """Of i, j and the centroid, (3, Q), from those of i, j and k; their changes along a line alike."""
+    return _SPLIT.mT @ coordinates
+
+
+def weights(w: Tensor, feet: Tensor, along: Sequence[Tensor] = ()) -> Tensor:
     """What the nine numbers of its triangle weigh at each point.
 
     Args:
-        place: Barycentric coordinates (Q, 3).
-        feet: Of the centroid on the side opposite to each corner, from the next corner on, (Q, 3).
-        slopes: For derivatives: those of the coordinates along x and y, (Q, 3, 2). orders: Along x and y.
-    Returns: The corner k that is opposite to the point's part (Q,), and weights (Q, 9) of f_i, f_j, f_k, a_ij, a_ik,
-        a_jk, a_ji, a_ki, a_kj with i = k + 1 and j = k + 2 around the triangle.
+        w: Coordinates in the part (3, Q). feet: Of the part, (4, Q), as of `rotated`; its dtype is that of the result.
+        along: For derivatives: how these coordinates change along an axis, (3, Q), one for each order.
+    Returns: (Q, 9), of f_i, f_j, f_k, a_ij, a_ik, a_jk, a_ji, a_ki, a_kj.
     """
-    k = place.argmin(1)
-    turn = _TURNS[k]
-    at = place.gather(1, turn)
-    w = at @ _SPLIT
-    along: list[Tensor] = []
-    for axis, count in enumerate(orders):
-        if count and slopes is not None:
-            along += [slopes[:, :, axis].gather(1, turn) @ _SPLIT] * count
+    w = w.to(feet.dtype)
     if along:
         # The derivative of a product of three equal factors, 3 v w w, and its derivative, 6 v v' w.
         one, two = along[0], along[1] if len(along) == 2 else w
-        pairs = (one[:, :, None] * two[:, None, :]).flatten(1) * (3 * len(along))
-        parts = (pairs[:, :, None] * w[:, None, :]).flatten(1) @ MIXED
+        pairs = (one[:, None] * two).flatten(0, 1) * (3 * len(along))
+        products, matrix = (pairs[:, None] * w).flatten(0, 1), MIXED
     else:
-        parts = (w[:, _TWO] * w[:, _THREE] * w[:, _LAST]) @ CUBICS
-    # Sides (i, j), (j, k), (k, i) are opposite to k, i, j.
-    foot = feet.gather(1, turn)
-    total = torch.addcmul(parts[:, :9], parts[:, 9:18], foot[:, 2:])
-    total.addcmul_(parts[:, 18:27], foot[:, :1]).addcmul_(parts[:, 27:], foot[:, 1:2])
-    return k, total
+        products, matrix = w.new_empty(10, w.shape[1]), CUBICS
+        torch.mul((w * w)[:, None], w, out=products[:9].view(3, 3, -1))
+        torch.mul(w[0] * w[1], w[2], out=products[9])
+    return (feet[:, None] * products).flatten(0, 1).mT @ matrix.to(feet.dtype)

@@ -61,21 +61,18 @@ class Curves:
         found = []
         order, width = self.time.spline.order, self.table.shape[-1]
         for k in range(0, len(x), PIECE):
-            first, weights = self.time.spline.stencil(t if len(t) == 1 else t[k : k + PIECE], time_derivative)
-            rows = self._look_up(first // order, x[k : k + PIECE], derivative)
-            weights = weights.to(rows)
-            out = rows[:, :width] * weights[:, :1]
-            for n in range(1, order + 1):
-                out.addcmul_(rows[:, n * width : (n + 1) * width], weights[:, n : n + 1])
-            found.append(out)
+            now = t if len(t) == 1 else t[k : k + PIECE]
+            first, weights = self.time.spline.stencil(now, time_derivative, self.table.dtype)
+            rows = torch.unflatten(self._look_up(first // order, x[k : k + PIECE], derivative), 1, (order + 1, width))
+            found.append((weights[:, None].expand(len(rows), 1, -1) @ rows)[:, 0])
         out = torch.cat(found) if found else self.table.new_zeros(0, width)
         return out if time_derivative or any(derivative or ()) else out.add_(self.offset)
 
     def _look_up(self, cell: Tensor, x: Tensor, derivative: Sequence[int] | None) -> Tensor:
         """The r + 1 coefficients in time of every component at points, (Q, (r + 1) F)."""
         if self._all is not None:
-            return look_up(self._all, *self.space.stencil(x, derivative, cell * self.table.shape[1]))
-        at, weights = self.space.stencil(x, derivative)
+            return look_up(self._all, *self.space.stencil(x, derivative, cell * self.table.shape[1], self.table.dtype))
+        at, weights = self.space.stencil(x, derivative, dtype=self.table.dtype)
         cell = cell.expand(len(at))
         out = self.table.new_empty(len(at), (self.time.spline.order + 1) * self.table.shape[-1])
         for c in sorted(set(cell.tolist())):

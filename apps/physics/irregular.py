@@ -97,14 +97,15 @@ class Irregular(SpaceMap):
         self._fit.eliminate_zeros()
         self._maps: dict[Any, Tensor] = {}
         self._locator = Locator(places, triangles)
-        self._sides = torch.from_numpy(_numbers(triangles, ends, len(places)))
+        self._sides = torch.from_numpy(_numbers(triangles, ends, len(places)).astype(np.int32))
         corners = places[triangles]
         self._areas = torch.from_numpy(np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1])) / 2)
         centre = corners.mean(axis=1)
         start, end = corners[:, [1, 2, 0]], corners[:, [2, 0, 1]]
         along = end - start
         foot = ((centre[:, None] - start) * along).sum(axis=2) / (along**2).sum(axis=2)
-        self._feet = torch.from_numpy(foot)
+        feet = clough_tocher.rotated(torch.from_numpy(foot))
+        self._feet = {torch.float64: feet, torch.float32: feet.float()}
         self.extension = _sparse(extension, torch.float64)
 
     def coefficients(self, values: Tensor) -> Tensor:
@@ -116,25 +117,37 @@ class Irregular(SpaceMap):
         found = self._maps[key] @ flat.reshape(len(flat), -1)
         return found.reshape(-1, *flat.shape[1:]).movedim(0, -2)
 
-    def stencil(self, points: Tensor, derivative: Sequence[int] | None = None, shift: Tensor | None = None) -> Stencil:
+    def stencil(
+        self,
+        points: Tensor,
+        derivative: Sequence[int] | None = None,
+        shift: Tensor | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> Stencil:
         """As of `SpaceMap.stencil`; K = 9."""
         points = self.checked(points)
         orders = self.orders(derivative)
         if sum(orders) > 2:
             raise ShapeError(f"derivative={derivative}: cubics on triangles have two derivatives, not {sum(orders)}.")
         triangle, place = self._locator.find(points)
-        if bool((triangle < 0).any()):
+        if len(triangle) and int(triangle.min()) < 0:
             self.refuse(points, triangle >= 0)
-        found = self._at(triangle, place, orders)
-        return found if shift is None else Stencil(found.at + shift[:, None], found.weights)
+        found = self._at(triangle, place, orders, dtype)
+        return found if shift is None else Stencil(found.at + shift.int()[:, None], found.weights)
 
-    def _at(self, triangle: Tensor, place: Tensor, orders: tuple[int, ...]) -> Stencil:
-        slopes = None
-        if any(orders):
-            rows = self._locator.rows[triangle].reshape(-1, 2, 3)[:, :, :2]
-            slopes = torch.cat([-rows.sum(1, keepdim=True), rows], 1)
-        k, w = clough_tocher.weights(place, self._feet[triangle], slopes, orders)
-        return Stencil(self._sides[triangle * 3 + k], w)
+    def _at(
+        self, triangle: Tensor, place: Tensor, orders: tuple[int, ...], dtype: torch.dtype = torch.float64
+    ) -> Stencil:
+        part, turn, w = clough_tocher.part_of(triangle, place)
+        # Slopes grow as triangles shrink: those are taken in float64.
+        feet = self._feet[torch.float64 if any(orders) else dtype].index_select(0, part).mT.contiguous()
+        along = []
+        for axis, count in enumerate(orders):
+            if count:
+                slopes = self._locator.slopes(triangle, axis).gather(0, turn)
+                along += [clough_tocher.in_part(slopes)] * count
+        weights = clough_tocher.weights(w, feet, along)
+        return Stencil(self._sides.index_select(0, part), weights.to(dtype))
 
     def build_matrix(self, points: Tensor, orders: tuple[int, ...]) -> Tensor:
         """`matrix` in float64, from stencils and the sparse map of coefficients."""
@@ -156,7 +169,7 @@ class Irregular(SpaceMap):
             for n, (a, weight) in enumerate(_QUADRATURE):
                 inner = torch.full((3,), a, dtype=torch.float64)
                 inner[n % 3] = 1 - 2 * a
-                index, w = self._at(every, (inner @ corners).expand(len(every), 3), (0, 0))
+                index, w = self._at(every, (inner @ corners)[:, None].expand(3, len(every)), (0, 0))
                 total.index_add_(0, index.flatten(), (w * self._areas[:, None] * (weight / 3)).flatten())
         return torch.from_numpy(self._fit.T @ total.numpy())
 

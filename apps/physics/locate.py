@@ -28,22 +28,26 @@ class Locator:
         sides = np.stack([corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]], axis=2)
         inverse = np.linalg.inv(sides)
         offset = -(inverse @ corners[:, 0, :, None])[..., 0]
-        # Barycentric coordinates 1 and 2 are rows . (x, y, 1).
-        self.rows = torch.from_numpy(np.concatenate([inverse, offset[:, :, None]], axis=2).reshape(-1, 6))
+        two = np.concatenate([inverse, offset[:, :, None]], axis=2)
+        # Barycentric coordinate k is rows[k] . (x, y, 1); one row of the table holds x, y and 1 of all three.
+        rows = np.concatenate([np.array([0, 0, 1]) - two.sum(axis=1, keepdims=True), two], axis=1)
+        self.table = torch.from_numpy(rows.transpose(0, 2, 1).reshape(-1, 9))
         low, high = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
         size = float(np.sqrt(np.prod(high - low) / (BINS * len(triangles))))
-        self.low, self.size = torch.from_numpy(low), size
+        self.low, self.scale = torch.from_numpy(low)[:, None], 1 / size
         self.shape = tuple(int(n) for n in np.maximum(1, np.ceil((high - low) / size)))
-        bins, owners, inside = self._overlaps(corners)
+        self.last = torch.tensor(self.shape)[:, None] - 1
+        bins, owners, inside = self._overlaps(corners, rows, low, size)
         # Of the triangles in a bin, the one that holds its centre is tried first.
         order = np.lexsort((-inside, bins))
         count = np.bincount(bins, minlength=self.shape[0] * self.shape[1])
-        self.owners = torch.from_numpy(owners[order])
+        self.owners = torch.from_numpy(owners[order].astype(np.int32))
         self.start = torch.from_numpy(np.concatenate([[0], np.cumsum(count)]))
+        # A bin without any may name any: the point turns out to lie outside.
+        self.first = self.owners[self.start[:-1].clamp(max=len(self.owners) - 1)]
 
-    def _overlaps(self, corners: Array) -> tuple[Index, Index, Array]:
+    def _overlaps(self, corners: Array, rows: Array, low: Array, size: float) -> tuple[Index, Index, Array]:
         """Pairs (bin, triangle) whose areas may meet, and how far inside the bin's centre lies."""
-        low, size = self.low.numpy(), self.size
         first = np.clip(np.floor((corners.min(axis=1) - low) / size - 1e-6), 0, None).astype(np.int64)
         last = np.floor((corners.max(axis=1) - low) / size + 1e-6).astype(np.int64)
         first, last = (np.minimum(x, np.array(self.shape) - 1) for x in (first, last))
@@ -54,43 +58,43 @@ class Locator:
         at = first[owner] + np.stack([rank // wide[owner, 1], rank % wide[owner, 1]], axis=1)
         # A side's line that has the whole bin on its far side parts the two.
         centre = low + (at + 0.5) * size
-        rows = self.rows.numpy().reshape(-1, 2, 3)[owner]
-        two = (rows[:, :, :2] * centre[:, None]).sum(axis=2) + rows[:, :, 2]
-        slopes = np.concatenate([-rows[:, :, :2].sum(axis=1, keepdims=True), rows[:, :, :2]], axis=1)
-        place = np.concatenate([1 - two.sum(axis=1, keepdims=True), two], axis=1)
+        slopes = rows[owner][:, :, :2]
+        place = (slopes * centre[:, None]).sum(axis=2) + rows[owner][:, :, 2]
         most = place + np.abs(slopes).sum(axis=2) * size * (0.5 + 1e-6)
         meets = (most >= -SLACK).all(axis=1)
         return (at[:, 0] * self.shape[1] + at[:, 1])[meets], owner[meets], place.min(axis=1)[meets]
 
     def find(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Triangle (Q,), -1 outside of all, and barycentric coordinates (Q, 3) of points (Q, 2)."""
-        at = (points - self.low) / self.size
-        limit = torch.tensor(self.shape, dtype=torch.float64)
-        near = ((at > -0.5) & (at < limit + 0.5)).all(1)
-        cell = torch.minimum(at.nan_to_num(0.0).clamp(min=0), limit - 1).long()
-        row = cell[:, 0] * self.shape[1] + cell[:, 1]
-        turn, end = self.start[row], self.start[row + 1]
+        """Triangle (Q,), -1 outside of all, and barycentric coordinates (3, Q) of points (Q, 2)."""
+        x = points.mT.contiguous()
+        cell = torch.minimum(((x - self.low) * self.scale).long().clamp_(min=0), self.last)
+        row = torch.add(cell[1], cell[0], alpha=self.shape[1])
         # The first candidate of most points is the right one: all are tried at once, the rest one by one.
-        triangle = self.owners[turn.clamp(max=len(self.owners) - 1)]
-        place = self._place(points, triangle)
-        miss = (place.amin(1) < -SLACK) | (turn >= end) | ~near
-        left = (miss & near).nonzero()[:, 0]
-        triangle[miss] = -1
-        turn, end = turn[left] + 1, end[left]
+        triangle = self.first.index_select(0, row)
+        place = self._place(x, triangle)
+        # NaN is in no triangle.
+        left = (place.amin(0) >= -SLACK).logical_not_().nonzero()[:, 0]
+        if not len(left):
+            return triangle, place
+        triangle[left] = -1
+        row = row[left]
+        turn, end = self.start[row] + 1, self.start[row + 1]
         while len(left):
             more = turn < end
             left, turn, end = left[more], turn[more], end[more]
             owner = self.owners[turn]
-            here = self._place(points[left], owner)
-            hit = here.amin(1) >= -SLACK
+            here = self._place(x[:, left], owner)
+            hit = here.amin(0) >= -SLACK
             found = left[hit]
-            triangle[found], place[found] = owner[hit], here[hit]
+            triangle[found], place[:, found] = owner[hit], here[:, hit]
             left, turn, end = left[~hit], turn[~hit] + 1, end[~hit]
         return triangle, place
 
-    def _place(self, points: Tensor, triangle: Tensor) -> Tensor:
-        """Barycentric coordinates (Q, 3) in given triangles."""
-        rows, (x, y) = self.rows[triangle], points.unbind(1)
-        one = torch.addcmul(torch.addcmul(rows[:, 2], rows[:, 0], x), rows[:, 1], y)
-        two = torch.addcmul(torch.addcmul(rows[:, 5], rows[:, 3], x), rows[:, 4], y)
-        return torch.stack([1 - one - two, one, two], 1)
+    def slopes(self, triangle: Tensor, axis: int) -> Tensor:
+        """How the barycentric coordinates of triangles change along x or y, (3, Q)."""
+        return self.table.index_select(0, triangle)[:, 3 * axis : 3 * axis + 3].mT
+
+    def _place(self, x: Tensor, triangle: Tensor) -> Tensor:
+        """Barycentric coordinates (3, Q) of points (2, Q) in given triangles."""
+        rows = self.table.index_select(0, triangle).mT.contiguous()
+        return torch.addcmul(rows[6:], rows[:3], x[0]).addcmul_(rows[3:6], x[1])

@@ -53,9 +53,9 @@ class Rectangle(SpaceMap):
         self.shape = tuple(a.size for a in self.axes)
         self.nodes = torch.stack(torch.meshgrid(*(a.nodes for a in self.axes), indexing="ij"), -1).reshape(-1, d)
         self._fits = [a.fit(torch.eye(a.size, dtype=torch.float64)).mT.contiguous() for a in self.axes]
-        offsets = torch.zeros(1, dtype=torch.int64)
+        offsets = torch.zeros(1, dtype=torch.int32)
         for axis, fit in zip(self.axes, self._fits, strict=True):
-            offsets = (offsets[:, None] * len(fit) + torch.arange(axis.order + 1)).flatten()
+            offsets = (offsets[:, None] * len(fit) + torch.arange(axis.order + 1, dtype=torch.int32)).flatten()
         self._offsets = offsets
         self.boundary = {}
         for k, axis in enumerate(self.axes):
@@ -99,23 +99,29 @@ class Rectangle(SpaceMap):
             out = torch.tensordot(out, matrix, ([k - self.dimensions - 1], [1])).movedim(-1, k - self.dimensions - 1)
         return out
 
-    def stencil(self, points: Tensor, derivative: Sequence[int] | None = None, shift: Tensor | None = None) -> Stencil:
+    def stencil(
+        self,
+        points: Tensor,
+        derivative: Sequence[int] | None = None,
+        shift: Tensor | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> Stencil:
         """As of `SpaceMap.stencil`; K = prod (r_k + 1)."""
         points = self.checked(points)
         try:
             found = [
-                a.stencil(points[:, k], n)
+                a.stencil(points[:, k], n, dtype)
                 for k, (a, n) in enumerate(zip(self.axes, self.orders(derivative), strict=True))
             ]
         except DomainError:
             self.check(points)
             raise
-        first, weights = found[0]
+        first, rows = found[0][0], found[0][1].mT
         for (more, w), fit in zip(found[1:], self._fits[1:], strict=True):
-            first = first * len(fit) + more
-            weights = (weights[:, :, None] * w[:, None, :]).flatten(1)
+            first = torch.add(more, first, alpha=len(fit))
+            rows = (rows[:, None] * w.mT).flatten(0, 1)
         first = first if shift is None else first + shift
-        return Stencil(first[:, None] + self._offsets, weights)
+        return Stencil(first.int()[:, None] + self._offsets, rows.mT.contiguous())
 
     def build_matrix(self, points: Tensor, orders: tuple[int, ...]) -> Tensor:
         """`matrix` in float64: products of the axes' rows."""

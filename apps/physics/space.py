@@ -22,7 +22,7 @@ PIECE = 2**15
 
 
 class Stencil(NamedTuple):
-    """value = sum_k weights[k] coefficients[at[k]], for every point: at (Q, K) int64, weights (Q, K)."""
+    """value = sum_k weights[k] coefficients[at[k]], for every point: at (Q, K) int32, weights (Q, K)."""
 
     at: Tensor
     weights: Tensor
@@ -52,11 +52,18 @@ class SpaceMap(ABC):
         """What a stencil looks among: (..., n, C) to (..., m, C), linear and differentiable."""
 
     @abstractmethod
-    def stencil(self, points: Tensor, derivative: Sequence[int] | None = None, shift: Tensor | None = None) -> Stencil:
+    def stencil(
+        self,
+        points: Tensor,
+        derivative: Sequence[int] | None = None,
+        shift: Tensor | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> Stencil:
         """Where each point (Q, d) looks, for the value or a partial derivative of order 2 at most.
 
         Args:
-            points: (Q, d). derivative: Order along each axis. shift: (Q,), added to where it looks.
+            points: (Q, d). derivative: Order along each axis. shift: (Q,), added to where it looks. dtype: Of the
+                weights, float64 or float32; the place is found in float64.
         Raises: DomainError: a point outside of the domain.
         """
 

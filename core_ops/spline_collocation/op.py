@@ -273,12 +273,14 @@ class SplineCollocation:
             self._operators = [*self._operators[-OPERATORS + 1 :], (kept_x, version(kept_x), derivative, matrix)]
         return matrix
 
-    def stencil(self, x: Float[Tensor, " q"], derivative: int = 0) -> tuple[Int[Tensor, " q"], Float[Tensor, "q k"]]:
+    def stencil(
+        self, x: Float[Tensor, " q"], derivative: int = 0, dtype: torch.dtype | None = None
+    ) -> tuple[Int[Tensor, " q"], Float[Tensor, "q k"]]:
         """Where a query looks and how it weighs what it finds: S(x) = sum_k weights[k] coeffs[first + k].
 
         Args:
-            x: (Q). derivative: 0, 1 or 2.
-        Returns: The first coefficient of each query's cell (Q), and r + 1 weights (Q, r + 1) in the dtype of x.
+            x: (Q). derivative: 0, 1 or 2. dtype: Of the weights; None is that of x.
+        Returns: The first coefficient of each query's cell (Q), and r + 1 weights (Q, r + 1).
         Raises: ShapeError: partitions differ between series, own points. DomainError: a query outside.
         """
         if self.knots.dim() > 1 or self.own_points is not None:
@@ -286,8 +288,7 @@ class SplineCollocation:
         x = self.check_queries("stencil", x, derivative)
         if self._stencils is None:
             self._stencils = Stencils(self.knots.detach().double(), self.cell)
-        first, weights = self._stencils(x.double(), derivative)
-        return first, weights.to(x.dtype)
+        return self._stencils(x.double(), derivative, x.dtype if dtype is None else dtype)
 
     def _operator(self, x: Tensor, derivative: int) -> Tensor:
         wide = self.knots.double()

@@ -20,7 +20,7 @@ class Stencils:
     """
 
     def __init__(self, knots: Tensor, cell: Cell) -> None:
-        self.knots, self.order = knots, cell.nodes.shape[-1] - 1
+        self.start, self.order = float(knots[0]), cell.nodes.shape[-1] - 1
         widths = knots.diff()
         length = float(knots[-1] - knots[0])
         bins = int(min(BINS, 2 * length / float(widths.min()) + 1))
@@ -40,21 +40,25 @@ class Stencils:
         for _ in range(2):
             self.powers.append(self.powers[-1][1:] * powers[1 : len(self.powers[-1])][:, None])
 
-    def __call__(self, x: Tensor, derivative: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, derivative: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The first coefficient of each query's cell (Q), and the weights of its r + 1 coefficients (Q, r + 1).
 
         Args:
-            x: (Q), inside the domain, in the dtype of the knots.
+            x: (Q), inside the domain, in the dtype of the knots. dtype: Of the weights, which are a transposed view.
         """
-        at = self.first[((x - self.knots[0]) * self.scale).long().clamp_(0, len(self.first) - 1)]
+        # Selecting along an axis takes a third of the time of indexing.
+        at = self.first.index_select(0, ((x - self.start) * self.scale).long().clamp_(0, len(self.first) - 1))
         for _ in range(self.later):
-            at = at + (x >= self.upper[at])
-        s = (x - self.left[at]).mul_(width := self.inverse[at])
-        matrix = self.powers[derivative]
-        powers = [torch.ones_like(s), s]
-        for _ in range(len(matrix) - 2):
-            powers.append(powers[-1] * s)
-        weights = torch.stack(powers[: len(matrix)], 1) @ matrix
+            at.add_(x >= self.upper.index_select(0, at))
+        width = self.inverse.index_select(0, at)
+        s = (x - self.left.index_select(0, at)).mul_(width).to(dtype)
+        matrix = self.powers[derivative].to(dtype)
+        powers = s.new_empty(len(matrix), len(s))
+        powers[0] = 1
+        powers[1:2] = s
+        for k in range(2, len(matrix)):
+            torch.mul(powers[k - 1], s, out=powers[k])
+        weights = matrix.mT @ powers
         for _ in range(derivative):
-            weights *= width[:, None]
-        return at * self.order, weights
+            weights *= width
+        return at.mul_(self.order), weights.mT
