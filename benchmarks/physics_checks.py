@@ -73,7 +73,7 @@ def walls(network: object, settings: Mapping[str, object]) -> dict[str, float]:
     target, source = np.divmod(np.flatnonzero(graph.mask.numpy().ravel()), graph.degree)
     source = graph.source.numpy()[target * graph.degree + source]
     middle = (low + high) / 2
-    rows = {"edges_through_wall": float(_crossings(places[source], places[target], low, high))}
+    rows = {"edges_through_wall": float(crossings(places[source], places[target], low, high))}
     space = network.places.space
     if space is None:
         return rows
@@ -91,7 +91,7 @@ def walls(network: object, settings: Mapping[str, object]) -> dict[str, float]:
     return rows | {"leak_through_wall": greatest}
 
 
-def _crossings(a: np.ndarray, b: np.ndarray, low: np.ndarray, high: np.ndarray) -> int:
+def crossings(a: np.ndarray, b: np.ndarray, low: np.ndarray, high: np.ndarray) -> int:
     """Lines a b that cross the middle third of an upright wall."""
     x, third = (low[0] + high[0]) / 2, (high[1] - low[1]) / 3
     with np.errstate(divide="ignore", invalid="ignore"):

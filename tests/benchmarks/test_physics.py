@@ -1,9 +1,13 @@
 """Tables of physics: forces, errors and coarse solvers are what they say."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.physics_checks import crossings, force_errors
 from benchmarks.physics_forces import Rim, shedding
 from benchmarks.physics_solvers import solve
 from benchmarks.physics_study import EQUATIONS, FIELDS, QUICK, SPLIT, grid_shape, made, persistence, relative_l2
@@ -39,6 +43,38 @@ def test_frequency_is_that_of_the_lift():
     found = shedding(force, speed=1.0, across=0.1, density=1.0, dt=0.02)
     assert found.frequency == pytest.approx(3.1, rel=2e-3)
     assert found.drag_mean == pytest.approx(20.0)
+
+
+def test_forces_are_compared_by_seed():
+    domain = Domain((1.0, 1.0), (Disk("disk", (0.5, 0.45), 0.2),))
+    nodes, triangles = triangulate(domain, 0.1, 0.03)
+    settings = {"center": CENTER.tolist(), "radius": 0.2, "density": 1.0, "speed": 1.0}
+    t = torch.arange(0, 2, 0.02, dtype=torch.float64)
+    pressure = -3 * torch.from_numpy(nodes[:, 0]) + torch.sin(2 * np.pi * 2 * t)[:, None] * torch.from_numpy(
+        nodes[:, 1]
+    )
+    truth = torch.cat([torch.zeros(len(t), len(nodes), 2), pressure[..., None]], dim=-1)
+    case = SimpleNamespace(
+        nodes=nodes,
+        cells={"triangle": triangles},
+        times=t.numpy(),
+        boundary={"cylinder": domain.boundary(nodes)["disk"]},
+        origin={"settings": json.dumps(settings)},
+        results={"drag_mean": SimpleNamespace(value=2.0), "viscosity": SimpleNamespace(value=0.01)},
+    )
+    found = force_errors([case], truth[None], [1.1 * truth[None], 0.8 * truth[None]])
+    assert found["drag_mean_error"] == pytest.approx(0.15)
+    assert (found["drag_mean_error_least"], found["lift_max_error_greatest"]) == pytest.approx((0.1, 0.2))
+    assert found["wake_frequency_error"] == pytest.approx(0, abs=1e-9)
+    still = force_errors([case], truth[None], [truth[None, :1].expand(1, len(t), -1, -1)])
+    assert still["wake_frequency_error"] == 1
+
+
+def test_lines_through_the_middle_of_a_wall_are_counted():
+    low, high = np.array([0.6, 0.2]), np.array([0.62, 0.8])
+    left = np.array([[0.5, 0.5], [0.5, 0.5], [0.5, 0.1], [0.7, 0.5]])
+    right = np.array([[0.7, 0.5], [0.55, 0.5], [0.7, 0.2], [0.5, 0.52]])
+    assert crossings(left, right, low, high) == 2
 
 
 def test_error_leaves_the_given_frame_out_and_weighs_fields_alike():
