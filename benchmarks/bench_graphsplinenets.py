@@ -143,6 +143,8 @@ class Table:
             found = {"train_s": float(network.about["train_seconds"]), "train_steps": float(network.about["max_steps"])}
             if network.places.space is not None:
                 found["dirichlet_error"] = held_error(network, self.cases_of(part.split[0])[0])
+                alone = relative_l2(network.projected(part), part.values, self.sizes)
+                found["splines_through_truth"] = float(alone.mean())
         else:
             found = {"train_s": network.seconds, "train_steps": float(network.steps)}
             held = torch.from_numpy(self.runs.held)

@@ -11,6 +11,7 @@ from benchmarks.physics_checks import crossings, force_errors
 from benchmarks.physics_forces import Rim, shedding
 from benchmarks.physics_solvers import solve
 from benchmarks.physics_study import EQUATIONS, FIELDS, QUICK, SPLIT, grid_shape, made, persistence, relative_l2
+from benchmarks.physics_table import entries, errors, solvers, wakes
 from farfield.apps.cli.compose import composed
 from farfield.apps.physics.equations.domain import Disk, Domain, triangulate
 
@@ -110,3 +111,26 @@ def test_coarser_grids_have_larger_errors_from_the_same_start(tmp_path, monkeypa
     assert errors[0] > 3 * errors[1] > 0
     assert errors[2] < 1e-6
     assert solve(case, "heat", {"cells": [32, 32]}, ["u"]) is None
+
+
+def test_tables_put_rows_of_one_network_together():
+    def record(provider, at, **filled):
+        empty = dict.fromkeys(("metric", "value", "rel_err", "p20_ms", "p50_ms", "p80_ms"), "")
+        return empty | {"provider": provider, "shape": at} | filled
+
+    ours, beyond = (f"equation=channel split={s} nodes=300 steps=25" for s in ("test", "extrapolate"))
+    coarse, fine = (f"equation=channel split=test nodes={n} steps=100" for n in (98, 205))
+    records = [
+        record("farfield-adaptive", ours, rel_err="0.15", p20_ms="8.5", p50_ms="8.52", p80_ms="8.53"),
+        record("farfield-adaptive", ours, metric="relative_l2_least", value="0.14"),
+        record("farfield-adaptive", ours, metric="relative_l2_greatest", value="0.16"),
+        record("farfield-adaptive", ours, metric="drag_mean_error", value="0.02"),
+        record("farfield-adaptive", beyond, rel_err="0.3"),
+        record("farfield-solver-cpu", coarse, rel_err="0.2", p20_ms="5", p50_ms="5", p80_ms="5"),
+        record("farfield-solver-cpu", fine, rel_err="0.1", p20_ms="50", p50_ms="50", p80_ms="50"),
+    ]
+    every = entries(records)
+    row = list(errors(every))[2]
+    assert "300 | 25 | 15 (14 to 16) | 30 | 8.52 |" in row
+    assert list(wakes(every))[2].startswith("| test | GraphSplineNets, adaptive | 300 | 2 |")
+    assert list(solvers(every))[2].endswith("| 205, 10 %, 50 | 98, 20 %, 5 |")
