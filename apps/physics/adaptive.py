@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 
 from farfield.apps.physics.runs import Runs
-from farfield.core_ops.spline_collocation import equidistribute
+from farfield.apps.physics.sampling import line_matrix
+from farfield.core_ops.spline_collocation import SplineCollocation, equidistribute
 
 # A density this even moves no knot: the partition stays uniform.
 EVEN = 1.5
+# Networks learn even steps and cells sooner: an adapted partition is taken where the squared error of uniform splines, in
+# units of the fields' variance, is more than this, and at most this share of it is left.
+ENOUGH, WORTH = 4e-6, 0.8
 # Most values of the data that a monitor looks at.
 LOOKED_AT = 2**24
 # Nodes of a mesh are at most so many times denser, or rarer, than on average.
@@ -38,7 +42,9 @@ def partitions(train: Runs, cells: list[int], order: int, adapt: bool) -> list[T
         knots = torch.linspace(low, high, count + 1, dtype=torch.float64)
         if adapt and grid and count > 1 and shape[k] > order + 2:
             axis = np.unique(train.nodes[:, k])
-            knots = _adapted(knots, axis, _axis_monitor(train, shape, k, order), train.period[k], high)
+            other = _adapted(knots, axis, _axis_monitor(train, shape, k, order), train.period[k], high)
+            if pays(*(_axis_error(train, shape, k, order, x) for x in (other, knots))):
+                knots = other
         found.append(knots)
     return found
 
@@ -59,7 +65,7 @@ def _adapted(uniform: Tensor, axis: np.ndarray, monitor: Tensor, period: float |
 
 def _axis_monitor(train: Runs, shape: tuple[int, ...], k: int, order: int) -> Tensor:
     """Density on every cell of the grid along axis k."""
-    values = torch.unflatten(_some(train), 2, shape).movedim(2 + k, -1)
+    values = torch.unflatten(some(train), 2, shape).movedim(2 + k, -1)
     if train.period[k] is not None:
         values = torch.cat([values, values[..., : order + 2]], -1)
     x = values / values.std().clamp(min=1e-30)
@@ -73,7 +79,23 @@ def _axis_monitor(train: Runs, shape: tuple[int, ...], k: int, order: int) -> Te
     return torch.cat([size[:1].expand(lead), size, size[-1:].expand(cells - len(size) - lead)])
 
 
-def _some(train: Runs) -> Tensor:
+def pays(adapted: float, uniform: float) -> bool:
+    """Whether adapted splines are worth it, by the squared errors of both."""
+    return uniform > ENOUGH and adapted <= WORTH * uniform
+
+
+def _axis_error(train: Runs, shape: tuple[int, ...], k: int, order: int, knots: Tensor) -> float:
+    """Mean squared error of splines along axis k through the runs' own values at the points of a partition."""
+    periodic = train.period[k] is not None
+    line = SplineCollocation(knots, order, ends="periodic" if periodic else "dirichlet")
+    axis = np.unique(train.nodes[:, k])
+    sampled = torch.from_numpy(line_matrix(axis, line.nodes.numpy(), train.period[k]))
+    through = (line.operator(torch.from_numpy(axis)) @ sampled).float()
+    values = torch.unflatten(some(train), 2, shape).movedim(2 + k, -1)
+    return float((values @ through.mT - values).pow(2).mean())
+
+
+def some(train: Runs) -> Tensor:
     """Values of some runs, in units of each component's spread."""
     most = max(1, LOOKED_AT // max(1, train.values[0].numel()))
     values = train.values[:most]
@@ -82,7 +104,7 @@ def _some(train: Runs) -> Tensor:
 
 def time_frames(train: Runs, steps: int, order: int) -> tuple[int, ...] | None:
     """Frames at which `steps` intervals meet, short where the runs change fast; None where nothing is gained."""
-    values = _some(train)
+    values = some(train)
     count = len(train.times)
     degree = min(order + 1, 4)
     if count <= degree + 2 or steps < 2:
@@ -112,7 +134,7 @@ def node_density(train: Runs, pairs: np.ndarray) -> np.ndarray:
 
     Linear interpolation across an edge errs by the second difference; equal errors need a density of its square root.
     """
-    values = _some(train)
+    values = some(train)
     index = torch.from_numpy(np.concatenate([pairs[:, 0], pairs[:, 1]]))
     other = torch.from_numpy(np.concatenate([pairs[:, 1], pairs[:, 0]]))
     n = len(train.nodes)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from farfield.apps.physics.adaptive import time_frames
+from farfield.apps.physics.adaptive import pays, some, time_frames
 from farfield.apps.physics.runs import Runs
 from farfield.apps.training import UserError
 from farfield.core_ops.spline_collocation import SplineCollocation
@@ -82,12 +82,21 @@ def clock_of(train: Runs, model: Mapping[str, Any]) -> Clock:
         raise UserError(f"model.order_time={order}: 1 (straight lines) to 8 are accepted")
     steps = -(-(frames - 1) // stride)
     even = tuple(stride * i for i in range(steps + 1))
-    if model["adapt_time"]:
-        adapted = time_frames(train, steps, order)
-        if adapted is not None:
-            return Clock(train.times, adapted, order, False)
     gaps = np.diff(train.times)
-    return Clock(train.times, even, order, bool(np.ptp(gaps) <= 1e-6 * gaps.max()))
+    plain = Clock(train.times, even, order, bool(np.ptp(gaps) <= 1e-6 * gaps.max()))
+    knots = time_frames(train, steps, order) if model["adapt_time"] else None
+    if knots is None:
+        return plain
+    adapted = Clock(train.times, knots, order, False)
+    return adapted if pays(curve_error(adapted, train), curve_error(plain, train)) else plain
+
+
+def curve_error(clock: Clock, train: Runs) -> float:
+    """Mean squared error of the curves through the runs' own values at the coarse times, in units of their spread."""
+    fill = windows_of(clock, [clock.knots]).fill[0][:, : len(train.times)]
+    through = torch.from_numpy(curve_matrix(clock, clock.knots, train.times)).float() @ fill
+    values = some(train).flatten(2)
+    return float((through @ values - values).pow(2).mean())
 
 
 @dataclass(frozen=True)

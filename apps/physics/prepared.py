@@ -134,14 +134,13 @@ class Prepared:
     """Coarse, normalised runs on a device.
 
     Args:
-        states: (R, T, n, C), held values exact. targets: (R, T, n, C), what the loss compares with.
+        states: (R, T, n, C), held values exact; windows begin there and are compared with them.
         inputs: (R, T, n, I). signals: (R, T, Z). static: (R, S). moving: As of `Scales`. length: As of `Scales`.
         root: (C, n, n), as of `Places`; None compares node by node.
         points: N, over which the squared error at all nodes is a mean.
     """
 
     states: Tensor
-    targets: Tensor
     inputs: Tensor
     signals: Tensor
     static: Tensor
@@ -174,7 +173,7 @@ class Prepared:
         frames = torch.cat([first, first + windows.frames[kind]], -1)
         known = self.known(run, kind, frames, windows)
         start = self.states[run, frames[..., 0]]
-        return start, known, self.targets[run[..., None], frames], kind
+        return start, known, self.states[run[..., None], frames], kind
 
     def nodal_loss(self, states: Tensor, targets: Tensor, fill: Tensor, by_run: bool) -> Tensor:
         """Mean squared error of every member at the coarse nodes and times alone, (K,).
@@ -211,14 +210,13 @@ def _filled(maps: Tensor, values: Tensor) -> Tensor:
 def prepare(runs: Runs, places: Places, scales: Scales, model: Mapping[str, Any], device: torch.device) -> Prepared:
     """Runs for training or a rollout on a device."""
     values = scales.fields(runs.values)
-    states = places.started(values)
-    targets = places.sampled(values) if model["loss"] == "nodes" else states
+    # Splines afterwards: the network sees values at its nodes, not those whose spline is nearest to the data.
+    states = places.sampled(values) if model["loss"] == "nodes" else places.started(values)
     static = runs.static.double()
     static = torch.where(scales.static_log, static.clamp(min=1e-300).log(), static)
     inputs = (places.sampled(runs.inputs) - scales.input_mean) / scales.input_spread
     return Prepared(
         states=states.to(device),
-        targets=targets.to(device),
         inputs=inputs.to(device),
         signals=((runs.signals - scales.signal_mean) / scales.signal_spread).to(device),
         static=((static - scales.static_mean) / scales.static_spread).float().to(device),

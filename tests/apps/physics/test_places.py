@@ -67,7 +67,8 @@ def test_the_small_loss_differs_from_that_at_all_nodes_by_a_constant() -> None:
     prepared = prepare(runs, places, scales, model, torch.device("cpu"))
     windows = windows_of(clock, clock.windows(2))
     index = torch.tensor([[0, 7]])
-    start, _, targets, maps, weights = prepared.draw(index, windows)
+    start, _, targets, kind = prepared.draw(index, windows)
+    maps, weights = windows.curve[kind], windows.weights[kind]
     truth = scales.fields(runs.values)
 
     def direct(states: torch.Tensor) -> torch.Tensor:
