@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from farfield.apps.retrieval import parsers
 from farfield.apps.retrieval.collection import Collection
 from farfield.apps.retrieval.document import Document
 from farfield.apps.retrieval.encoder import TruncatedText, load_encoder
-from farfield.apps.retrieval.opening import encoder_settings, open_index, scan_device
+from farfield.apps.retrieval.opening import encoder_settings, open_index, scan_device, stored_settings
 from farfield.apps.retrieval.progress import duration, progress_bar
 from farfield.apps.retrieval.store import FILE
+from farfield.apps.retrieval.workers import embed
 from farfield.apps.training.atomic import atomic_write
 from farfield.apps.training.errors import Interrupted, UserError
 from farfield.apps.training.signals import terminable
@@ -50,6 +51,8 @@ def ingest(
     policy: str,
     kind: str,
     on_error: str,
+    workers: int | None,
+    cluster: str | None,
     device: str,
     precision: str,
     seed: int,
@@ -66,6 +69,8 @@ def ingest(
         policy: What becomes of texts that are longer than a window: error, warn, chunk, truncate; of a new index.
         kind: auto, flat, hnsw, ivf-flat, ivf-pq; of a new index.
         on_error: stop at a file or record that is no document, or skip it and say so.
+        workers: Processes of Ray that encode; None is this process alone.
+        cluster: Address of a Ray cluster; None starts Ray on this machine.
         device, precision, seed: As everywhere; nothing is drawn at random.
         resume: Run folder to continue: documents that are in the index already are passed over, as always.
     Returns: The folder of the index.
@@ -85,15 +90,19 @@ def ingest(
     with collection, terminable():
         try:
             plan = look(collection, files, on_error)
-            tell(collection, plan)
+            tell(collection, plan, workers or 1)
             with progress_bar("ingest", max(plan.characters, 1), "characters") as at:
                 truncated: list[str] = []
                 characters = 0
-                for batch in _batches(collection, files):
-                    try:
-                        truncated += collection.add(batch).truncated
-                    except TruncatedText as error:
-                        raise UserError(f"{error} (documents {', '.join(d.id for d in batch[:3])}, ...)") from error
+                batches = _batches(collection, files)
+                if workers is None:
+                    writes = _write(collection, batches)
+                else:
+                    how = {"workers": workers, "cluster": cluster, "device": device, "precision": precision}
+                    place = encoder_settings(encoder, window, overlap) if encoder else stored_settings(collection)
+                    writes = embed(collection, batches, settings=place, **how)
+                for batch, cut in writes:
+                    truncated += cut
                     done += len(batch)
                     characters += sum(len(document.text) for document in batch)
                     at(min(characters, plan.characters))
@@ -151,7 +160,18 @@ def look(collection: Collection, files: list[tuple[Path, str]], on_error: str) -
     return plan
 
 
-def tell(collection: Collection, plan: Plan) -> None:
+def _write(
+    collection: Collection, batches: Iterable[list[Document]]
+) -> Iterator[tuple[list[Document], tuple[str, ...]]]:
+    """Documents that are in the index now, and ids of those of which some text is in no vector."""
+    for batch in batches:
+        try:
+            yield batch, collection.add(batch).truncated
+        except TruncatedText as error:
+            raise UserError(f"{error} (documents {', '.join(d.id for d in batch[:3])}, ...)") from error
+
+
+def tell(collection: Collection, plan: Plan, workers: int = 1) -> None:
     """Say what is to be done and how long it will take."""
     for line in plan.skipped[:10]:
         print(f"skipped: {line}")
@@ -163,7 +183,7 @@ def tell(collection: Collection, plan: Plan) -> None:
         return
     began = time.monotonic()
     collection.encoder.encode(plan.sample, policy="chunk")
-    rate = sum(map(len, plan.sample)) / (time.monotonic() - began)
+    rate = workers * sum(map(len, plan.sample)) / (time.monotonic() - began)
     print(
         f"{counts}; {plan.characters:,} characters to encode, about {duration(plan.characters / rate)}"
         f" at {rate:,.0f} characters/s",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,14 @@ def encoder_settings(encoder: str | None, window: int | None, overlap: int) -> d
     """What an index keeps of its encoder: enough to load it again from any folder."""
     path = encoder or DEFAULT
     return {"path": path if path == DEFAULT else str(Path(path).absolute()), "window": window, "overlap": overlap}
+
+
+def stored_settings(collection: Collection) -> dict[str, Any]:
+    """What the index keeps of the encoder that serves."""
+    query = "SELECT settings FROM encoders WHERE encoder = ?"
+    row = collection.store.db.execute(query, [collection.view().encoder]).fetchone()
+    settings: dict[str, Any] = json.loads(row[0])
+    return settings
 
 
 def open_index(

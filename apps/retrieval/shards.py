@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,14 +30,7 @@ TEXTS, VECTORS = ".jsonl", ".safetensors"
 FIELDS = ("id", "text", "title", "metadata", "source")
 
 
-class Shard(NamedTuple):
-    """A shard: its name and the characters of its texts."""
-
-    name: str
-    characters: int
-
-
-def plan(folder: Path, batches: Iterable[Sequence[Document]], encoder: str, policy: str) -> list[Shard]:
+def plan(folder: Path, batches: Iterable[Sequence[Document]], encoder: str, policy: str) -> list[str]:
     """Write the documents of all shards; those that are there already are left.
 
     Args:
@@ -45,10 +38,10 @@ def plan(folder: Path, batches: Iterable[Sequence[Document]], encoder: str, poli
         batches: Documents that are encoded together, in the order in which they go into the index.
         encoder: Digest of its fingerprint.
         policy: What becomes of long texts.
-    Returns: The shards in that order.
+    Returns: Names of the shards in that order.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shards, rest = [], iter(batches)
+    names, rest = [], iter(batches)
     while group := list(islice(rest, BATCHES)):
         documents = [document for batch in group for document in batch]
         name = _name(encoder, policy, documents)
@@ -56,8 +49,8 @@ def plan(folder: Path, batches: Iterable[Sequence[Document]], encoder: str, poli
             lines = ([{field: _plain(one, field) for field in FIELDS} for one in batch] for batch in group)
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             atomic_write(folder / f"{name}{TEXTS}", text)
-        shards.append(Shard(name, sum(len(document.text) for document in documents)))
-    return shards
+        names.append(name)
+    return names
 
 
 def encode(folder: Path, name: str, encoder: Encoder, policy: Policy) -> None:
@@ -115,9 +108,9 @@ def vectors(folder: Path, name: str) -> list[Encoding] | None:
     ]
 
 
-def remove(folder: Path, shards: Sequence[Shard]) -> None:
+def remove(folder: Path, names: Sequence[str]) -> None:
     """Remove the files of shards, and the folder where nothing else is in it."""
-    for name, _ in shards:
+    for name in names:
         for ending in (TEXTS, VECTORS):
             (folder / f"{name}{ending}").unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):

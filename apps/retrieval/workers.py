@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,6 @@ if TYPE_CHECKING:
     from farfield.apps.retrieval.document import Document
 
 Settings = dict[str, Any]
-
-
-@dataclass
-class Embedded:
-    """What came of it: documents written, and ids of those of which some text is in no vector."""
-
-    documents: int = 0
-    truncated: list[str] = field(default_factory=list)
 
 
 class ShardEncoder:
@@ -71,8 +62,7 @@ def embed(
     cluster: str | None,
     device: str,
     precision: str,
-    progress: Callable[[float], None],
-) -> Embedded:
+) -> Iterator[tuple[list[Document], tuple[str, ...]]]:
     """Write documents into an index, their vectors made by many workers.
 
     Args:
@@ -83,9 +73,8 @@ def embed(
         cluster: Address of a Ray cluster whose machines see the folder of the index and the encoder at the same path;
             None starts Ray on this machine.
         device, precision: As of ingest; with cuda every worker has a GPU.
-        progress: Called with characters done.
-    Returns: What was written. The shards lie in `<index>.shards` until all are in the index: what was made before an
-        interruption is taken from there.
+    Yields: Documents that are in the index now, and ids of those of which some text is in no vector. Shards lie in
+        `<index>.shards` until all are in the index: what was made before an interruption is taken from there.
     Raises: UserError: Ray is not installed or not reached, or a worker cannot encode.
     """
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
@@ -93,34 +82,30 @@ def embed(
     folder = collection.folder.absolute().with_name(f"{collection.folder.name}.shards")
     policy, digest = collection.store.meta("policy"), collection.view().digest
     planned = shards.plan(folder, batches, digest, policy)
-    done, result, characters, at = set[str](), Embedded(), 0, 0
+    done, at = set[str](), 0
     with _ray(workers, cluster, device) as started:
         for row in _rows(started, planned, workers, device, (str(folder), settings, digest, policy, device, precision)):
             if row["wrong"]:
                 raise UserError(f"{row['wrong']}. What other workers made is kept in {folder}")
             done.add(row["name"])
-            characters += row["characters"]
-            progress(characters)
             # In the order of the plan: the index is the one that a single process makes.
-            while at < len(planned) and planned[at].name in done:
-                _take(collection, folder, planned[at].name, result)
+            while at < len(planned) and planned[at] in done:
+                yield from _taken(collection, folder, planned[at])
                 at += 1
     shards.remove(folder, planned)
-    return result
 
 
-def _take(collection: Collection, folder: Path, name: str, result: Embedded) -> None:
+def _taken(collection: Collection, folder: Path, name: str) -> Iterator[tuple[list[Document], tuple[str, ...]]]:
     made = shards.vectors(folder, name)
     if made is None:
         raise UserError(f"{folder / name}{shards.VECTORS} is damaged; the same command makes it again")
     for batch in shards.documents(folder, name):
         encoded, made = made[: len(batch)], made[len(batch) :]
-        result.truncated += collection.put(batch, encoded).truncated
-        result.documents += len(batch)
+        yield batch, collection.put(batch, encoded).truncated
 
 
 def _rows(
-    ray: Any, planned: Sequence[shards.Shard], workers: int, device: str, arguments: tuple[Any, ...]
+    ray: Any, planned: Sequence[str], workers: int, device: str, arguments: tuple[Any, ...]
 ) -> Iterator[dict[str, Any]]:
     """The rows of shards in the order in which workers finish them."""
     if not planned:
@@ -128,7 +113,7 @@ def _rows(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    rows = [shard._asdict() for shard in planned]
+    rows = [{"name": name} for name in planned]
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
     gpus = 1 if device.startswith("cuda") else 0
     strategy = ray.data.ActorPoolStrategy(size=min(workers, len(rows)))
