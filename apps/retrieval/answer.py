@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,10 +10,10 @@ import numpy as np
 from farfield.apps.retrieval import filters as filtering
 from farfield.apps.retrieval.document import Hit, canonical, check_text
 from farfield.apps.retrieval.exact import Rows
-from farfield.apps.retrieval.fulltext import best_window, ranked
 from farfield.apps.retrieval.metrics import FUSION_WEIGHTS, fuse
 from farfield.apps.retrieval.store import WHOLE, Vectors
 from farfield.apps.retrieval.view import BY, Found, View
+from farfield.apps.retrieval.windows import fullest
 from farfield.apps.training.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,12 +27,13 @@ ATTEMPTS = 4
 
 
 class Scored(NamedTuple):
-    """A document of an answer before its text is read."""
+    """A document of an answer before its text is read; `worth` of words says which window where no vector does."""
 
     doc: int
     score: float
     found: Found | None
-    bm25: float | None
+    bm25: float | None = None
+    worth: Mapping[str, float] = {}
 
 
 def answer(
@@ -58,8 +59,8 @@ def answer(
         view = collection.view() if attempt == 0 else collection.refresh()
         vectors = None if mode == "bm25" else _vectors(collection, view, queries)
         with collection.store.guarded():
-            lists = _ranked(collection, view, texts, vectors, k, mode, filters, by)
-            hits = [_hits(collection, view, one, texts[i] if texts else "") for i, one in enumerate(lists)]
+            lists = _ranked(collection, view, texts, vectors, k, mode, filters, by) or [[] for _ in queries]
+            hits = [_hits(collection, view, one) for one in lists]
         # A document that was deleted or replaced meanwhile: the newest state has an answer without it.
         if all(len(h) == len(one) for h, one in zip(hits, lists, strict=True)):
             break
@@ -88,23 +89,27 @@ def _ranked(
     filters: filtering.Filter | None,
     by: str,
 ) -> list[list[Scored]]:
+    """Documents of each query; nothing at all where the filter selects none."""
     docs, named = _selected(collection, view, filters)
     depth = k if mode != "hybrid" else max(k, DEPTH)
-    dense = [] if vectors is None else view.search(vectors, depth, by, docs, named)
-    if mode == "dense" or texts is None or (docs is not None and not len(docs)):
+    if docs is not None and not len(docs):
+        return []
+    if vectors is not None and (mode == "dense" or texts is None):
         return [
-            [Scored(one.doc, one.score, one, None) for one in found] for found in dense or [[] for _ in texts or []]
+            [Scored(one.doc, one.score, one) for one in found] for found in view.search(vectors, k, by, docs, named)
         ]
+    with collection.store.reading() as db:
+        every = [collection.words.ranked(db, text, depth, docs) for text in texts or []]
+    if vectors is None:
+        return [[Scored(doc, score, None, score, rarity) for doc, score in scores.items()] for scores, rarity in every]
     answers = []
-    for i, text in enumerate(texts):
-        by_words = dict(ranked(collection.store.db, text, depth, None if docs is None else docs.tolist()))
-        if vectors is None:
-            answers.append([Scored(doc, score, None, score) for doc, score in by_words.items()])
-            continue
-        by_vectors = {one.doc: one for one in dense[i]}
-        top = fuse([list(by_words), list(by_vectors)], weights=FUSION_WEIGHTS)[:k]
-        by_vectors |= view.score(vectors[i], [doc for doc, _ in top if doc not in by_vectors])
-        answers.append([Scored(doc, score, by_vectors.get(doc), by_words.get(doc)) for doc, score in top])
+    dense = view.rank(vectors, depth, by, docs, named, enough=k)
+    for vector, (by_words, _), ranking in zip(vectors, every, dense, strict=True):
+        places = {place.doc: place for place in ranking}
+        top = fuse([list(by_words), list(places)], weights=FUSION_WEIGHTS)[:k]
+        there = (places.get(doc) or view.place(doc) for doc, _ in top)
+        found = {one.doc: one for one in view.score(vector, [place for place in there if place is not None], by)}
+        answers.append([Scored(doc, score, found.get(doc), by_words.get(doc)) for doc, score in top])
     return answers
 
 
@@ -125,7 +130,7 @@ def _selected(collection: Collection, view: View, filters: filtering.Filter | No
     return (chosen[0], None) if docs is None else (docs, named)
 
 
-def _hits(collection: Collection, view: View, scored: list[Scored], query: str) -> list[Hit]:
+def _hits(collection: Collection, view: View, scored: list[Scored]) -> list[Hit]:
     store = collection.store
     hits = []
     records = store.records([one.doc for one in scored])
@@ -138,7 +143,7 @@ def _hits(collection: Collection, view: View, scored: list[Scored], query: str) 
         else:
             spans = store.windows(one.doc, view.encoder)
             inside = [there for window, there in spans.items() if window != WHOLE]
-            span = inside[best_window(document.text, inside, query)] if inside else None
+            span = inside[fullest(document.text, inside, one.worth)] if inside else None
         start, stop = span or (0, len(document.text))
         hits.append(
             Hit(

@@ -1,23 +1,79 @@
-"""BM25 over texts in memory: the row that every encoder has to beat."""
+"""BM25: what a word is, what it is worth, and the scores of texts in memory. `postings` ranks an index by the same."""
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from farfield.apps.training.errors import UserError
 
-WORD = re.compile(r"[^\W_]+")
+K1, B = 1.2, 0.75
+# A longer run of letters and digits (a key, a picture as text) is cut; a query is cut alike.
+LONGEST = 128
+WORD = re.compile(rf"[^\W_]{{1,{LONGEST}}}")
+# Bytes of ASCII that are no letter or digit, as spaces.
+SPACED = bytes(c if chr(c).isalnum() and c < 128 else 32 for c in range(256))
+MARKS = re.compile("[\u0300-\u036f]+")
+# A query as long as a document costs as much as it has different words.
+MAX_WORDS = 1024
+
+
+def folded(text: str) -> str:
+    """Lower case without accents and ligatures: what two spellings of a word have in common."""
+    text = text.lower()
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFC", MARKS.sub("", unicodedata.normalize("NFKD", text)))
 
 
 def words(text: str) -> list[str]:
-    """Lower-case runs of letters and digits of any script."""
-    return WORD.findall(text.lower())
+    """Runs of letters and digits of any script, lower case, without accents."""
+    text = folded(text)
+    if text.isascii():
+        # Three times as quick as the pattern.
+        found = text.encode().translate(SPACED).decode().split()
+        if max(map(len, found), default=0) <= LONGEST:
+            return found
+    return WORD.findall(text)
+
+
+def query_words(text: str) -> list[str]:
+    """Different words of a query in their order, at most 1,024."""
+    found: dict[str, None] = {}
+    for match in WORD.finditer(folded(text)):
+        found[match.group()] = None
+        if len(found) == MAX_WORDS:
+            break
+    return list(found)
+
+
+def rarity(n: int, df: int) -> float:
+    """ln(1 + (n - df + .5) / (df + .5)) of a word that df of n documents hold."""
+    return math.log(1 + (n - df + 0.5) / (df + 0.5))
+
+
+def slowness(lengths: NDArray[np.floating], mean: float, k1: float = K1, b: float = B) -> NDArray[np.float64]:
+    """k1 (1 - b + b |d| / mean |d|): how much further occurrences of a word in a document count less."""
+    # Texts without a word have no mean length, and no words to score either.
+    return np.asarray(k1 * (1 - b + b * lengths / max(mean, 1.0)), np.float64)
+
+
+def weights(n: int, tf: NDArray[np.floating], slow: NDArray[np.float64], k1: float = K1) -> NDArray[np.float64]:
+    """What one word adds to the score of each document that holds it.
+
+    Args:
+        n: Documents in all.
+        tf: Occurrences in each document that holds the word (df,).
+        slow: `slowness` of these documents (df,).
+    Returns: idf tf (k1 + 1) / (tf + slow), (df,).
+    """
+    return np.asarray(rarity(n, len(tf)) * tf * (k1 + 1) / (tf + slow), np.float64)
 
 
 class BM25:
@@ -35,7 +91,7 @@ class BM25:
     Source: Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond".
     """
 
-    def __init__(self, texts: Iterable[str], *, k1: float = 1.2, b: float = 0.75) -> None:
+    def __init__(self, texts: Iterable[str], *, k1: float = K1, b: float = B) -> None:
         if not k1 >= 0 or not 0 <= b <= 1:
             raise UserError(f"k1={k1} b={b}: k1 from 0 on and b from 0 to 1 are accepted")
         postings: dict[str, tuple[list[int], list[int]]] = {}
@@ -48,23 +104,16 @@ class BM25:
                 where.append(i)
                 times.append(count)
         self._n = len(lengths)
-        length = np.asarray(lengths, dtype=np.float64)
-        # Texts without a word have no mean length, and no postings either.
-        slow = k1 * (1 - b + b * length / max(float(length.mean()), 1.0)) if lengths else length
-        self._weights = {word: self._weight(*posting, slow, k1) for word, posting in postings.items()}
-
-    def _weight(
-        self, where: Sequence[int], times: Sequence[int], slow: NDArray[np.float64], k1: float
-    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        at = np.asarray(where, dtype=np.int32)
-        tf = np.asarray(times, dtype=np.float64)
-        idf = math.log(1 + (self._n - len(at) + 0.5) / (len(at) + 0.5))
-        return at, idf * tf * (k1 + 1) / (tf + slow[at])
+        slow = slowness(np.asarray(lengths, np.float64), sum(lengths) / max(self._n, 1), k1, b)
+        self._weights: dict[str, tuple[NDArray[np.int32], NDArray[np.float64]]] = {}
+        for word, (where, times) in postings.items():
+            at = np.asarray(where, np.int32)
+            self._weights[word] = at, weights(self._n, np.asarray(times, np.float64), slow[at], k1)
 
     def scores(self, query: str) -> NDArray[np.float64]:
         """Scores of all texts (n,), 0 where no word of the query occurs."""
         total = np.zeros(self._n)
-        for word in dict.fromkeys(words(query)):
+        for word in query_words(query):
             if word in self._weights:
                 at, weight = self._weights[word]
                 total[at] += weight

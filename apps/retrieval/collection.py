@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from farfield.apps.retrieval import postings
 from farfield.apps.retrieval.ann import KINDS
 from farfield.apps.retrieval.document import Added, Document, Hit
 from farfield.apps.retrieval.filters import Filter
 from farfield.apps.retrieval.loading import load_view
-from farfield.apps.retrieval.store import SOLE, WHOLE, Row, Store, Vectors, insert, remove
+from farfield.apps.retrieval.postings import Words
+from farfield.apps.retrieval.store import SOLE, WHOLE, Row, Store, Vectors, insert_unworded, remove
 from farfield.apps.retrieval.view import View
 from farfield.apps.training.errors import UserError
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Settings = Mapping[str, Any]
 Load = Callable[[dict[str, Any]], "Encoder"]
+# Called now and then with False, and with True before the commit: what it raises undoes the call.
+Check = Callable[[bool], None]
 POLICIES = ("error", "warn", "chunk", "truncate")
 # Vectors in memory that become a segment.
 MERGE_AT = 4096
@@ -53,6 +58,7 @@ class Collection:
     ) -> None:
         self.store = store
         self.folder = store.folder
+        self.words = Words()
         self.device = device
         self._load = load
         self._encoders: dict[str, Encoder] = {}
@@ -120,7 +126,7 @@ class Collection:
     def __len__(self) -> int:
         """Documents."""
         with self.store.guarded():
-            return int(self.store.db.execute("SELECT count(*) FROM documents").fetchone()[0])
+            return int(self.store.meta("documents"))
 
     def know(self, encoder: Encoder) -> None:
         """Make an encoder usable here: writes go to it too while a migration to it runs."""
@@ -166,12 +172,14 @@ class Collection:
             )
         return self._encoders[view.digest]
 
-    def add(self, documents: Sequence[Document]) -> Added:
+    def add(self, documents: Sequence[Document], *, check: Check | None = None) -> Added:
         """Encode documents and write them: on disk and searchable when it returns.
 
         Args:
             documents: Those with the digest of what is stored are passed over, others replace what has their id; of
                 several with one id the last counts.
+            check: Called with False between batches of the encoder and with True before the commit: what it raises ends
+                the call, and nothing of it is stored.
         Returns: Ids by what was done.
         Raises: UserError: a text is too long under policy=error, or the disk is full; nothing of the call is stored.
         """
@@ -184,8 +192,9 @@ class Collection:
             encoders = {view.encoder: self.encoder_of(view), **self._next_encoder()}
             policy = self.store.meta("policy")
             texts = [d.text for d in changed]
-            encoded = {number: encoder.encode(texts, policy=policy) for number, encoder in encoders.items()}
-            if (done := self._write(changed, encoded)) is not None:
+            progress = None if check is None else lambda done, total: check(False)
+            encoded = {n: encoder.encode(texts, policy=policy, progress=progress) for n, encoder in encoders.items()}
+            if (done := self._write(changed, encoded, check)) is not None:
                 return replace(done, unchanged=unchanged + done.unchanged)
         return Added(unchanged=unchanged)
 
@@ -199,10 +208,12 @@ class Collection:
             done = self._write(documents, {view.encoder: [vectors for _, vectors in both.values()]})
         return done
 
-    def delete(self, ids: Sequence[str]) -> int:
-        """Delete documents with all that belongs to them; returns how many there were."""
+    def delete(self, ids: Sequence[str], *, check: Check | None = None) -> int:
+        """Delete documents with all that belongs to them; returns how many there were. check: as of `add`."""
         with self.store.writing() as db:
             count = sum(remove(db, id) for id in dict.fromkeys(ids))
+            if check is not None:
+                check(True)
         self._written()
         return count
 
@@ -218,7 +229,7 @@ class Collection:
         *,
         mode: str = "hybrid",
         filters: Filter | None = None,
-        by: str = "window",
+        by: str = "best",
     ) -> list[Hit]:
         """The best k documents, each with its best window.
 
@@ -240,7 +251,7 @@ class Collection:
         *,
         mode: str = "hybrid",
         filters: Filter | None = None,
-        by: str = "window",
+        by: str = "best",
     ) -> list[list[Hit]]:
         """`search` for many queries at once."""
         from farfield.apps.retrieval.answer import answer
@@ -249,24 +260,32 @@ class Collection:
             mode = "dense"
         return answer(self, queries, k, mode, filters, by)
 
-    def _write(self, documents: Sequence[Document], encoded: Mapping[int, Sequence[Encoding]]) -> Added | None:
+    def _write(
+        self, documents: Sequence[Document], encoded: Mapping[int, Sequence[Encoding]], check: Check | None = None
+    ) -> Added | None:
         """One transaction; None when the index serves another encoder by now, and nothing was written."""
         first = next(iter(encoded.values()))
         rows = [{number: vector_rows(made[i]) for number, made in encoded.items()} for i in range(len(documents))]
         new: list[str] = []
         replaced: list[str] = []
         unchanged: list[str] = []
+        counts = [postings.count(document.title, document.text) for document in documents]
+        counted: dict[int, Counter[str]] = {}
         with self.store.writing() as db:
             wanted = db.execute("SELECT value FROM meta WHERE key = 'encoder'").fetchone()[0]
             if wanted not in encoded:
                 return None
-            for document, made, vectors in zip(documents, first, rows, strict=True):
+            for document, made, vectors, words in zip(documents, first, rows, counts, strict=True):
                 old = db.execute("SELECT digest FROM documents WHERE id = ?", [document.id]).fetchone()
                 if old is not None and bytes(old[0]) == document.digest:
                     unchanged.append(document.id)
                     continue
-                insert(db, document, made.n_tokens, made.truncated, vectors)
+                doc = insert_unworded(db, document, made.n_tokens, made.truncated, vectors)
+                counted[doc] = words
                 (new if old is None else replaced).append(document.id)
+            postings.add(db, counted)
+            if check is not None:
+                check(True)
         self._written()
         truncated = tuple(d.id for d, made in zip(documents, first, strict=True) if made.truncated)
         return Added(tuple(new), tuple(replaced), tuple(unchanged), truncated)
@@ -285,10 +304,12 @@ class Collection:
             self._merger.start()
 
     def _merge(self) -> None:
-        from farfield.apps.retrieval.maintain import merge
+        from farfield.apps.retrieval.maintain import alone, merge
 
         try:
             merge(self)
+            with alone(self.folder, patience=60.0):
+                postings.tidy(self.store)
             self.merge_error = None
         except (UserError, OSError) as error:
             # Searches go on with what is in memory; the next write tries again.
@@ -312,21 +333,21 @@ def vector_rows(encoded: Encoding) -> list[Row]:
     """
     spans = [(int(a), int(b)) for a, b in encoded.offsets]
     if len(spans) == 1 and np.array_equal(encoded.whole, encoded.windows[0]):
-        return [Row(SOLE, *spans[0], unit(encoded.whole))]
-    rows = [Row(i, a, b, unit(encoded.windows[i])) for i, (a, b) in enumerate(spans)]
-    rows.append(Row(WHOLE, spans[0][0], spans[-1][1], unit(encoded.whole)))
+        return [Row(SOLE, *spans[0], units(encoded.windows)[0])]
+    vectors = units(np.concatenate([encoded.windows, encoded.whole[None]]))
+    rows = [Row(i, a, b, vectors[i]) for i, (a, b) in enumerate(spans)]
+    rows.append(Row(WHOLE, spans[0][0], spans[-1][1], vectors[-1]))
     return rows
 
 
-def unit(vector: Vectors) -> Vectors:
-    """The vector at length 1; a zero stays zero."""
-    if not np.isfinite(vector).all():
+def units(vectors: Vectors) -> Vectors:
+    """Rows at length 1; a zero stays zero."""
+    if not np.isfinite(vectors).all():
         raise UserError("the encoder made a vector with NaN or infinity; encode in precision=fp32")
-    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     # What is of unit length already stays as it is, to the last bit.
-    if norm == 0 or abs(norm - 1) < 1e-6:
-        return np.asarray(vector, np.float32)
-    return (vector / norm).astype(np.float32)
+    norms[(norms == 0) | (np.abs(norms - 1) < 1e-6)] = 1
+    return np.asarray(vectors / norms, np.float32)
 
 
 def _other_encoder(collection: Collection, encoder: Encoder) -> UserError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from farfield.apps.retrieval.exact import Live, Rows, Vectors, scan
+from farfield.apps.retrieval.exact import Chosen, Live, Rows, Vectors, scan
 
 
 class Delta:
@@ -21,6 +21,7 @@ class Delta:
         self._docs: Rows = np.empty(64, np.int64)
         self._windows: Rows = np.empty(64, np.int64)
         self.live: Live = np.empty(0, np.bool_)
+        self._rising = True
 
     @property
     def vectors(self) -> Vectors:
@@ -52,18 +53,22 @@ class Delta:
         # A reader of the older one looks at rows below its own n only.
         new._vectors[self.n : new.n], new._docs[self.n : new.n] = vectors, docs
         new._windows[self.n : new.n] = windows
+        new._rising = self._rising and bool((np.diff(docs, prepend=self.docs[-1:]) >= 0).all())
         new.live = np.concatenate([self.live, np.ones(len(docs), np.bool_)])
         if len(dead):
             new.live &= ~np.isin(new.docs, dead)
         return new
 
-    def propose(self, queries: Vectors, k: int, live: Live | None, share: float) -> Rows:
+    def propose(self, queries: Vectors, k: int, live: Live | Chosen | None, share: float) -> Rows:
         """The k best live rows of each query."""
         return scan(self.vectors, queries, k, live=live)[1]
 
-    def rows_of_one(self, doc: int) -> list[int]:
-        """Rows of a document."""
-        return [int(row) for row in np.flatnonzero(self.docs == doc)]
+    def rows_of_one(self, doc: int) -> range:
+        """Rows of a document, which were written together."""
+        if self._rising:
+            return range(*(int(at) for at in np.searchsorted(self.docs, (doc, doc + 1))))
+        rows = np.flatnonzero(self.docs == doc)
+        return range(int(rows[0]), int(rows[-1]) + 1) if len(rows) else range(0)
 
     def rows_of(self, docs: Rows) -> Rows:
         """Rows of documents, in rising order."""

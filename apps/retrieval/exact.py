@@ -5,6 +5,8 @@ Shapes: n vectors, m queries, d width, k results.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,34 @@ Live = NDArray[np.bool_]
 BLOCK = 16_384
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Rows that may be found, and what is computed of them once.
+
+    Args:
+        mask: (n,).
+    """
+
+    mask: Live
+
+    @cached_property
+    def count(self) -> int:
+        """How many there are."""
+        return int(np.count_nonzero(self.mask))
+
+    @cached_property
+    def bits(self) -> NDArray[np.uint8]:
+        """The mask, a bit a row, lowest first."""
+        return np.packbits(self.mask, bitorder="little")
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Their numbers, rising."""
+        return np.flatnonzero(self.mask)
+
+
 def scan(
-    vectors: Vectors, queries: Vectors, k: int, *, live: Live | None = None, rows: Rows | None = None
+    vectors: Vectors, queries: Vectors, k: int, *, live: Live | Chosen | None = None, rows: Rows | None = None
 ) -> tuple[Vectors, Rows]:
     """The k best rows of each query.
 
@@ -31,6 +59,7 @@ def scan(
     Returns: Scores and rows (m, k), best first, equal scores by row; row -1 and score -inf where there is no more.
     Complexity: O(m n d) time, O(m (BLOCK + k)) memory beside the vectors.
     """
+    live = live.mask if isinstance(live, Chosen) else live
     if rows is not None and live is not None:
         rows = rows[live[rows]]
     total = len(vectors) if rows is None else len(rows)
@@ -89,9 +118,10 @@ class DeviceScan:
             block = torch.from_numpy(np.array(vectors[begin : begin + BLOCK]))
             self._vectors[begin : begin + len(block)] = block
 
-    def __call__(self, queries: Vectors, k: int, live: Live | None = None) -> tuple[Vectors, Rows]:
+    def __call__(self, queries: Vectors, k: int, live: Live | Chosen | None = None) -> tuple[Vectors, Rows]:
         """The k best rows of each query; fp32 without TF32."""
         torch = self._torch
+        live = live.mask if isinstance(live, Chosen) else live
         device = self._vectors.device
         scores = torch.from_numpy(np.ascontiguousarray(queries)).to(device) @ self._vectors.T
         if live is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from farfield.apps.retrieval.delta import Delta
-from farfield.apps.retrieval.exact import Live, Rows, Vectors
+from farfield.apps.retrieval.exact import Chosen, Rows, Vectors
 from farfield.apps.retrieval.segment import FOLDER, Segment
 from farfield.apps.retrieval.store import Damaged, Store, unpacked
 from farfield.apps.retrieval.view import Part, View
@@ -57,7 +57,7 @@ def _load(store: Store, old: View | None, device: str) -> View:
     dead = np.unique(np.array([doc for _, doc in tombstones], np.int64))
     delta = delta.grown(docs, windows, vectors, dead)
     segments: list[Segment] = []
-    lives: list[Live | None] = []
+    lives: list[Chosen | None] = []
     known = {part.name: part for part in old.parts if isinstance(part, Segment)} if old is not None else {}
     for i, (name, manifest) in enumerate(mine):
         segment = known.get(name) or _opened(store, store.folder / FOLDER / name, manifest, device)
@@ -69,7 +69,7 @@ def _load(store: Store, old: View | None, device: str) -> View:
         encoder,
         digest,
         parts,
-        (*lives, None if delta.live.all() else delta.live),
+        (*lives, None if delta.live.all() else Chosen(delta.live)),
         tuple(mine),
         names,
         last_vector,
@@ -88,13 +88,13 @@ def _opened(store: Store, path: Path, digest: str, device: str) -> Segment:
         raise
 
 
-def _masked(live: Live | None, segment: Segment, dead: Rows) -> Live | None:
+def _masked(live: Chosen | None, segment: Segment, dead: Rows) -> Chosen | None:
     rows = segment.rows_of(dead)
     if not len(rows):
         return live
-    live = np.ones(segment.n, np.bool_) if live is None else live.copy()
-    live[rows] = False
-    return live
+    mask = np.ones(segment.n, np.bool_) if live is None else live.mask.copy()
+    mask[rows] = False
+    return Chosen(mask)
 
 
 def _new_vectors(

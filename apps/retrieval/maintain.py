@@ -21,6 +21,7 @@ import numpy as np
 from farfield.apps.retrieval.collection import Collection, digest_of, vector_rows
 from farfield.apps.retrieval.exact import Rows
 from farfield.apps.retrieval.loading import checked
+from farfield.apps.retrieval.postings import tidy
 from farfield.apps.retrieval.segment import FOLDER, ROWS, Block, Segment, write
 from farfield.apps.retrieval.store import FILE, Store, insert_vectors
 from farfield.apps.training.atomic import atomic_folder, remove_leftovers
@@ -109,7 +110,7 @@ def compact(collection: Collection, progress: Progress | None = None) -> None:
             encoder = db.execute("SELECT value FROM meta WHERE key = 'encoder'").fetchone()[0]
             for table in ("vectors", "segments", "encoders"):
                 db.execute(f"DELETE FROM {table} WHERE encoder <> ?", [encoder])
-            db.execute("INSERT INTO fulltext (fulltext) VALUES ('optimize')")
+        tidy(store, whole=True)
         with store.guarded():
             store.db.execute("VACUUM")
             store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

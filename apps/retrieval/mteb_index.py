@@ -35,7 +35,7 @@ class MtebIndex:
         encoder: Encoder,
         *,
         mode: str = "hybrid",
-        by: str = "window",
+        by: str = "best",
         folder: Path | None = None,
         name: str = "index",
     ) -> None:

@@ -7,6 +7,7 @@ that grows with time. Windows of a document are counted from 0.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 import time
@@ -19,14 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from farfield.apps.retrieval import postings
 from farfield.apps.retrieval.document import Document
 from farfield.apps.retrieval.wal import damaged_frame
 from farfield.apps.training.atomic import atomic_file
 from farfield.apps.training.errors import UserError
 
+log = logging.getLogger(__name__)
 Vectors = NDArray[np.float32]
 FILE = "store.sqlite"
-FORMAT = 1
+FORMAT = 2
 # Windows that are none: the vector of the whole text, and the only vector of a text that is one window.
 WHOLE, SOLE = -1, -2
 # Parameters of one statement.
@@ -50,8 +53,7 @@ SCHEMA = (
     "CREATE TABLE tombstones (seq INTEGER PRIMARY KEY AUTOINCREMENT, doc INTEGER NOT NULL)",
     "CREATE TABLE segments (name TEXT PRIMARY KEY, encoder INTEGER NOT NULL, high INTEGER NOT NULL,"
     " digest TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE VIRTUAL TABLE fulltext USING fts5(title, text, content='documents', content_rowid='doc',"
-    " tokenize='unicode61 remove_diacritics 2')",
+    *postings.SCHEMA,
 )
 
 
@@ -105,8 +107,13 @@ class Store:
                 f" it. farfield retrieval index index={folder} action=repair keeps what is before it; then ingest again"
             )
         with self.guarded():
+            if self.meta("format") == 1:
+                self._upgrade()
             if self.meta("format") != FORMAT:
-                raise UserError(f"{self.file}: format {self.meta('format')} came, format {FORMAT} is accepted")
+                raise UserError(
+                    f"{self.file}: format {self.meta('format')} came, format {FORMAT} is accepted: ingest the documents"
+                    " into a new folder"
+                )
 
     @classmethod
     def create(cls, folder: Path, encoder: tuple[str, int, str, str], **meta: Any) -> Store:
@@ -122,7 +129,7 @@ class Store:
                 db.execute("PRAGMA page_size = 16384")
                 for statement in SCHEMA:
                     db.execute(statement)
-                values = {"format": FORMAT, "version": 0, "encoder": 1, **meta}
+                values = {"format": FORMAT, "version": 0, "encoder": 1, **postings.COUNTERS, **meta}
                 db.execute("INSERT INTO encoders VALUES (1, ?, ?, ?, ?)", encoder)
                 db.executemany("INSERT INTO meta VALUES (?, ?)", list(values.items()))
                 db.commit()
@@ -154,6 +161,17 @@ class Store:
                 connection.close()
             self._all.clear()
         self._local = threading.local()
+
+    def _upgrade(self) -> None:
+        """Format 1 had its words in a table of FTS5: they are read again, in one transaction."""
+        log.warning("%s: of an older format; its words are read again", self.file)
+        with self.writing() as db:
+            if self.meta("format") == 1:
+                for statement in postings.SCHEMA:
+                    db.execute(statement)
+                postings.rebuild(db)
+                db.execute("DROP TABLE fulltext")
+                db.execute("UPDATE meta SET value = ? WHERE key = 'format'", [FORMAT])
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -268,6 +286,15 @@ def insert(
     db: sqlite3.Connection, document: Document, n_tokens: int, truncated: bool, vectors: dict[int, list[Row]]
 ) -> int:
     """Write a document with its vectors, by encoder, inside a transaction; one of the same id is replaced."""
+    doc = insert_unworded(db, document, n_tokens, truncated, vectors)
+    postings.add(db, {doc: postings.count(document.title, document.text)})
+    return doc
+
+
+def insert_unworded(
+    db: sqlite3.Connection, document: Document, n_tokens: int, truncated: bool, vectors: dict[int, list[Row]]
+) -> int:
+    """`insert` without the words: `postings.add` of many documents at once is quicker."""
     remove(db, document.id)
     made = db.execute(
         "INSERT INTO documents (id, digest, n_tokens, truncated, added, source, title, metadata, text)"
@@ -285,7 +312,6 @@ def insert(
         ],
     )
     doc = int(made.lastrowid or 0)
-    db.execute("INSERT INTO fulltext (rowid, title, text) VALUES (?, ?, ?)", [doc, document.title, document.text])
     db.executemany("INSERT INTO metadata VALUES (?, ?, ?)", ((k, v, doc) for k, v in metadata_rows(document.metadata)))
     for encoder, rows in vectors.items():
         insert_vectors(db, doc, encoder, rows)
@@ -302,11 +328,11 @@ def insert_vectors(db: sqlite3.Connection, doc: int, encoder: int, rows: Sequenc
 
 def remove(db: sqlite3.Connection, id: str) -> bool:
     """Delete a document and all that belongs to it inside a transaction; False where there is none."""
-    row = db.execute("SELECT doc, title, text FROM documents WHERE id = ?", [id]).fetchone()
+    row = db.execute("SELECT doc FROM documents WHERE id = ?", [id]).fetchone()
     if row is None:
         return False
-    doc, title, text = row
-    db.execute("INSERT INTO fulltext (fulltext, rowid, title, text) VALUES ('delete', ?, ?, ?)", [doc, title, text])
+    doc = int(row[0])
+    postings.remove(db, doc)
     for table in ("metadata", "vectors", "documents"):
         db.execute(f"DELETE FROM {table} WHERE doc = ?", [doc])
     db.execute("INSERT INTO tombstones (doc) VALUES (?)", [doc])

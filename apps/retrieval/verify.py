@@ -14,6 +14,8 @@ import numpy as np
 
 from farfield.apps.retrieval.document import digest_of
 from farfield.apps.retrieval.maintain import alone, build, clean
+from farfield.apps.retrieval.postings import differing
+from farfield.apps.retrieval.postings import rebuild as rebuild_words
 from farfield.apps.retrieval.segment import FOLDER, Segment, check_file, manifest
 from farfield.apps.retrieval.store import (
     FILE,
@@ -146,10 +148,9 @@ def _documents(store: Store, progress: Progress | None) -> Iterator[Damage]:
 
 def _words(store: Store) -> Iterator[Damage]:
     """Does the table of words hold what the documents say?"""
-    try:
-        store.db.execute("INSERT INTO fulltext (fulltext, rank) VALUES ('integrity-check', 1)")
-    except sqlite3.DatabaseError as error:
-        yield Damage(str(store.file), f"the table of words differs from the documents ({error})", "words")
+    for doc, id in differing(store.db):
+        where = f"{store.file}: document {id!r}" if doc else str(store.file)
+        yield Damage(where, "the tables of words differ from the text", "words")
 
 
 def _segments(store: Store) -> Iterator[Damage]:
@@ -173,7 +174,7 @@ def differs_from_store(collection: Collection) -> list[str]:
     view, store = collection.refresh(), collection.store
     found: dict[tuple[int, int], Any] = {}
     for part, live in zip(view.parts, view.lives, strict=True):
-        rows = np.arange(part.n) if live is None else np.flatnonzero(live)
+        rows = np.arange(part.n) if live is None else live.rows
         for row in rows:
             key = (int(part.docs[row]), int(part.windows[row]))
             if key in found:
@@ -201,7 +202,7 @@ def _mend(folder: Path, found: list[Damage], encoder: Encoder | None) -> list[Da
     with closing(Store(folder)) as store, alone(folder, patience=10.0):
         if any(damage.kind in ("words", "document") for damage in found):
             with store.writing() as db:
-                db.execute("INSERT INTO fulltext (fulltext) VALUES ('rebuild')")
+                rebuild_words(db)
         for damage in found:
             if damage.kind == "document":
                 # Without a digest the next ingest replaces it.

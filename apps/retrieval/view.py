@@ -7,23 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from farfield.apps.retrieval.exact import Live, Rows, Vectors, scan
+from farfield.apps.retrieval.exact import Chosen, Rows, Vectors
 from farfield.apps.retrieval.store import SOLE, WHOLE
 
 # Selected vectors up to which all of them are scanned exactly.
 EXACT_BELOW = 20_000
+# Proposals of more than this share of the vectors, or for more than this share of the documents, cost more than a look
+# at all of them.
+WORTHWHILE = 1 / 8
+# Rows that say how many windows a document has.
+SAMPLE = 1024
+# Scores that are held at once.
+SCORES_AT_ONCE = 2**24
+# Decimals to which scores of documents are told apart; float32 products of other shapes differ in the eighth.
+DECIMALS = 6
 # Filters whose masks are kept.
 KEPT = 16
 BY = ("best", "window", "whole")
 
 
 class Part(Protocol):
-    """A segment or the delta."""
+    """A segment or the delta: rows of a document lie together."""
 
     @property
     def n(self) -> int: ...
@@ -33,9 +41,9 @@ class Part(Protocol):
     def windows(self) -> Rows: ...
     @property
     def vectors(self) -> Vectors: ...
-    def propose(self, queries: Vectors, k: int, live: Live | None, share: float) -> Rows: ...
+    def propose(self, queries: Vectors, k: int, live: Chosen | None, share: float) -> Rows: ...
     def rows_of(self, docs: Rows) -> Rows: ...
-    def rows_of_one(self, doc: int) -> Sequence[int]: ...
+    def rows_of_one(self, doc: int) -> range: ...
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,13 @@ class Found:
     window_score: float | None
 
 
+class Place(NamedTuple):
+    """A document of a ranking and the part that holds it."""
+
+    doc: int
+    part: int
+
+
 @dataclass(frozen=True)
 class View:
     """One state of an index.
@@ -58,7 +73,7 @@ class View:
         encoder: Number of the encoder that serves.
         digest: Of its fingerprint.
         parts: Segments, then the delta.
-        lives: Mask of live rows of each part; None is all.
+        lives: Live rows of each part; None is all.
         segments: Names and digests of the segments, as the store lists them.
         last_vector, last_tombstone: What of the store is in it.
     """
@@ -67,110 +82,136 @@ class View:
     encoder: int
     digest: str
     parts: tuple[Part, ...]
-    lives: tuple[Live | None, ...]
+    lives: tuple[Chosen | None, ...]
     segments: tuple[tuple[str, str], ...]
     all_segments: tuple[str, ...]
     last_vector: int
     last_tombstone: int
-    _masks: dict[tuple[str, str | None], tuple[Live | None, ...]] = field(default_factory=dict)
+    _masks: dict[tuple[str, str | None], tuple[Chosen | None, ...]] = field(default_factory=dict)
     _filters: dict[str, Rows] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
         """Live vectors."""
-        return sum(
-            part.n if live is None else int(live.sum()) for part, live in zip(self.parts, self.lives, strict=True)
-        )
+        return sum(_count(part, live) for part, live in zip(self.parts, self.lives, strict=True))
 
     def search(
         self, queries: Vectors, k: int, by: str = "best", docs: Rows | None = None, named: str | None = None
     ) -> list[list[Found]]:
         """The k best documents of each query, a document by the best of its vectors.
 
+        Args: As of `rank`.
+        Complexity: That of `rank`, then O(vectors of the documents found) exact products.
+        """
+        # A few more than k, for scores that round alike.
+        every = self.rank(queries, k + 2, by, docs, named)
+        return [self.score(query, places, by)[:k] for query, places in zip(queries, every, strict=True)]
+
+    def rank(
+        self,
+        queries: Vectors,
+        k: int,
+        by: str = "best",
+        docs: Rows | None = None,
+        named: str | None = None,
+        enough: int | None = None,
+    ) -> list[list[Place]]:
+        """Where the k best documents of each query are, best first; equal ones by number.
+
         Args:
             queries: (m, d) of unit length.
             by: best (whole or window), window, or whole: which vectors count.
             docs: Sorted numbers of the documents that may be in the answer; None is all.
             named: The filter that chose docs, where its mask may be kept for the next query.
-        Complexity: A proposal of each part, then O(vectors of the documents found) exact products.
+            enough: Documents that do where more would take a look at every vector; None is k.
+        Complexity: A proposal of each part; where windows of few documents fill the proposals, O(vectors d).
         """
         lives = self._selected(by, docs, named)
-        counts = [part.n if live is None else int(live.sum()) for part, live in zip(self.parts, lives, strict=True)]
-        answers: list[list[Found]] = [[] for _ in queries]
-        exact = docs is not None and sum(counts) <= EXACT_BELOW
-        asked = list(range(len(queries)))
+        counts = [_count(part, live) for part, live in zip(self.parts, lives, strict=True)]
         most = max(counts, default=0)
-        # Windows of few documents can fill the proposals: then more are asked for, in the end all.
-        for wanted in (2 * k + 8, 16 * k + 64, most):
-            found = self._candidates(queries[asked], wanted, lives, counts, exact or wanted == most)
-            again = []
-            for at, docs_found in zip(asked, found, strict=True):
-                if len(docs_found) < k and wanted < most:
-                    again.append(at)
-                else:
-                    answers[at] = self._scored(queries[at], docs_found, k, by)
-            asked = again
-            if not asked:
+        answers: list[list[Place]] = [[] for _ in queries]
+        asked = list(range(len(queries)))
+        few = (docs is not None and sum(counts) <= EXACT_BELOW) or k > WORTHWHILE * self._documents(counts)
+        for wanted, least in ((2 * k + 8, k), (16 * k + 64, enough or k)):
+            if few or wanted > WORTHWHILE * most:
                 break
+            found = self._proposed(queries[asked], wanted, lives, counts)
+            for at, places in zip(asked, found, strict=True):
+                answers[at] = places[:k]
+            asked = [at for at, places in zip(asked, found, strict=True) if len(places) < least]
+            if not asked:
+                return answers
+        step = max(1, SCORES_AT_ONCE // max(most, 1))
+        for begin in range(0, len(asked), step):
+            some = asked[begin : begin + step]
+            for at, places in zip(some, self._scanned(queries[some], k, lives, counts), strict=True):
+                answers[at] = places
         return answers
 
-    def score(self, query: Vectors, docs: Sequence[int]) -> dict[int, Found]:
-        """Exact scores of given documents."""
-        found = self._scored(query, dict.fromkeys(docs, -1), len(docs), "best")
-        return {one.doc: one for one in found}
+    def score(self, query: Vectors, places: Sequence[Place], by: str = "best") -> list[Found]:
+        """Exact scores of documents, best first; those that a part does not hold are left out."""
+        found = (self._score_in(query, place, by) for place in places)
+        return sorted((one for one in found if one is not None), key=lambda one: (-one.score, one.doc))
 
-    def _candidates(
-        self, queries: Vectors, wanted: int, lives: Sequence[Live | None], counts: Sequence[int], exact: bool
-    ) -> list[dict[int, int]]:
-        """Documents of each query and the part that holds them."""
+    def place(self, doc: int) -> Place | None:
+        """Where a document is."""
+        for p, (part, live) in enumerate(zip(self.parts, self.lives, strict=True)):
+            rows = part.rows_of_one(doc)
+            if len(rows) and (live is None or live.mask[rows[0]]):
+                return Place(doc, p)
+        return None
+
+    def _documents(self, counts: Sequence[int]) -> float:
+        """About how many documents some rows of each part are of, by the beginning of the part."""
+        heads = [part.docs[:SAMPLE] for part in self.parts]
+        shares = [np.count_nonzero(np.diff(head, prepend=-1)) / max(len(head), 1) for head in heads]
+        return sum(count * share for count, share in zip(counts, shares, strict=True))
+
+    def _proposed(
+        self, queries: Vectors, wanted: int, lives: Sequence[Chosen | None], counts: Sequence[int]
+    ) -> list[list[Place]]:
+        """Documents of the vectors that the parts propose."""
+        found: list[list[tuple[Vectors, Rows, int]]] = [[] for _ in queries]
+        for p, (part, live, count) in enumerate(zip(self.parts, lives, counts, strict=True)):
+            if count:
+                rows = part.propose(queries, wanted, live, count / part.n)
+                for mine, query, rows_of_query in zip(found, queries, rows, strict=True):
+                    inside = rows_of_query[rows_of_query >= 0]
+                    mine.append((part.vectors[inside] @ query, part.docs[inside], p))
+        return [_places(parts) for parts in found]
+
+    def _scanned(
+        self, queries: Vectors, k: int, lives: Sequence[Chosen | None], counts: Sequence[int]
+    ) -> list[list[Place]]:
+        """The k best documents by a look at every vector."""
         found: list[list[tuple[Vectors, Rows, int]]] = [[] for _ in queries]
         for p, (part, live, count) in enumerate(zip(self.parts, lives, counts, strict=True)):
             if not count:
                 continue
-            if exact:
-                chosen = None if live is None else np.flatnonzero(live)
-                rows = scan(part.vectors, queries, wanted, rows=chosen)[1]
-            else:
-                rows = part.propose(queries, wanted, live, count / part.n)
-            for q, mine in enumerate(rows):
-                mine = mine[mine >= 0]
-                found[q].append((part.vectors[mine] @ queries[q], part.docs[mine], p))
-        answers: list[dict[int, int]] = [{} for _ in queries]
-        for answer, parts in zip(answers, found, strict=True):
-            if not parts:
-                continue
-            scores = np.concatenate([s for s, _, _ in parts])
-            docs = np.concatenate([d for _, d, _ in parts])
-            places = np.concatenate([np.full(len(d), p) for _, d, p in parts])
-            order = np.lexsort((docs, -scores))
-            for doc, place in zip(docs[order].tolist(), places[order].tolist(), strict=True):
-                answer.setdefault(doc, place)
-        return answers
+            docs = part.docs if live is None else part.docs[live.rows]
+            starts = np.flatnonzero(np.concatenate([[True], docs[1:] != docs[:-1]]))
+            products = queries @ (part.vectors if live is None else part.vectors[live.rows]).T
+            best = np.maximum.reduceat(products, starts, axis=1)
+            for mine, scores in zip(found, best, strict=True):
+                at = np.argpartition(-scores, k - 1)[:k] if len(scores) > 2 * k else np.arange(len(scores))
+                mine.append((scores[at], docs[starts[at]], p))
+        return [_places(parts)[:k] for parts in found]
 
-    def _scored(self, query: Vectors, docs: dict[int, int], k: int, by: str) -> list[Found]:
-        """Exact scores of the first documents, the best k in order; a few more than k, for scores that round alike."""
-        found = []
-        for doc, p in islice(docs.items(), k + 2):
-            one = self._score_in(query, doc, range(len(self.parts)) if p < 0 else (p,), by)
-            if one is not None:
-                found.append(one)
-        return sorted(found, key=lambda one: (-one.score, one.doc))[:k]
-
-    def _score_in(self, query: Vectors, doc: int, parts: Sequence[int], by: str) -> Found | None:
-        for p in parts:
-            part, live = self.parts[p], self.lives[p]
-            rows = part.rows_of_one(doc)
-            if not len(rows) or (live is not None and not live[rows[0]]):
-                continue
-            # A product of fixed shape: the same vector has the same score in whichever part it lies.
-            scores = [float(np.dot(part.vectors[row], query)) for row in rows]
-            windows = [int(part.windows[row]) for row in rows]
-            whole = next((s for s, w in zip(scores, windows, strict=True) if w in (WHOLE, SOLE)), None)
-            inside = [(s, w) for s, w in zip(scores, windows, strict=True) if w != WHOLE]
-            score, window = max(inside, key=lambda pair: pair[0], default=(None, WHOLE))
-            ranks = {"best": (whole, score), "window": (score,), "whole": (whole,)}[by]
-            return Found(doc, max(s for s in ranks if s is not None), whole, window, score)
-        return None
+    def _score_in(self, query: Vectors, place: Place, by: str) -> Found | None:
+        part, live = self.parts[place.part], self.lives[place.part]
+        rows = part.rows_of_one(place.doc)
+        if not len(rows) or (live is not None and not live.mask[rows[0]]):
+            return None
+        # Row by row in one way: the same vector has the same score in whichever part it lies.
+        scores = np.einsum("nd,d->n", part.vectors[rows.start : rows.stop], query)
+        windows = part.windows[rows.start : rows.stop]
+        wholes = np.flatnonzero((windows == WHOLE) | (windows == SOLE))
+        whole = float(scores[wholes[0]]) if len(wholes) else None
+        inside = np.where(windows == WHOLE, -np.inf, scores)
+        at = int(np.argmax(inside))
+        score, window = (None, WHOLE) if inside[at] == -np.inf else (float(inside[at]), int(windows[at]))
+        ranks = {"best": (whole, score), "window": (score,), "whole": (whole,)}[by]
+        return Found(place.doc, max(s for s in ranks if s is not None), whole, window, score)
 
     def chosen(self, named: str, choose: Callable[[], Rows | None]) -> Rows | None:
         """Documents of a filter, asked for once; choose returns None where its answer is of another version."""
@@ -183,23 +224,42 @@ class View:
             self._filters[named] = docs
         return self._filters[named]
 
-    def _selected(self, by: str, docs: Rows | None, named: str | None) -> tuple[Live | None, ...]:
-        """Masks of the rows that may be proposed."""
+    def _selected(self, by: str, docs: Rows | None, named: str | None) -> tuple[Chosen | None, ...]:
+        """Rows that may be proposed; None is all."""
+        if by == "best" and docs is None:
+            return self.lives
         keep = docs is None or named is not None
         if keep and (masks := self._masks.get((by, named))) is not None:
             return masks
-        lives: list[Live | None] = []
+        lives: list[Chosen | None] = []
         for part, live in zip(self.parts, self.lives, strict=True):
+            mask = np.ones(part.n, np.bool_) if live is None else live.mask
             if by != "best":
-                kind = (part.windows == SOLE) | ((part.windows == WHOLE) == (by == "whole"))
-                live = kind if live is None else live & kind
+                mask = mask & ((part.windows == SOLE) | ((part.windows == WHOLE) == (by == "whole")))
             if docs is not None:
-                mask = np.zeros(part.n, np.bool_)
-                mask[part.rows_of(docs)] = True
-                live = mask if live is None else live & mask
-            lives.append(live)
+                named_rows = np.zeros(part.n, np.bool_)
+                named_rows[part.rows_of(docs)] = True
+                mask = mask & named_rows
+            lives.append(None if mask.all() else Chosen(mask))
         if keep:
             if len(self._masks) >= KEPT:
                 self._masks.pop(next(iter(self._masks)), None)
             self._masks[(by, named)] = tuple(lives)
         return tuple(lives)
+
+
+def _count(part: Part, live: Chosen | None) -> int:
+    return part.n if live is None else live.count
+
+
+def _places(parts: Sequence[tuple[Vectors, Rows, int]]) -> list[Place]:
+    """Documents of scored vectors (scores, documents, part), best first, each once; equal scores by number."""
+    if not parts:
+        return []
+    scores = np.round(np.concatenate([s for s, _, _ in parts]), DECIMALS)
+    docs = np.concatenate([d for _, d, _ in parts])
+    order = np.lexsort((docs, -scores))
+    _, first = np.unique(docs[order], return_index=True)
+    order = order[np.sort(first)]
+    of = np.repeat([p for _, _, p in parts], [len(d) for _, d, _ in parts])
+    return [Place(doc, p) for doc, p in zip(docs[order].tolist(), of[order].tolist(), strict=True)]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from farfield.apps.retrieval.bm25 import folded
 from farfield.apps.training.errors import UserError
 
 
@@ -54,3 +58,28 @@ def cut(offsets: NDArray[np.int64], n_chars: int, size: int, overlap: int = 0) -
         last = min(first + size, n)
         spans.append(Span(first, last, int(offsets[first, 0]), int(offsets[last - 1, 1])))
     return spans
+
+
+def fullest(text: str, windows: Sequence[tuple[int, int]], worth: Mapping[str, float]) -> int:
+    """Number of the window whose words are worth most; the first of equals.
+
+    Args:
+        windows: Characters [start, end), at least one.
+        worth: Of each word that counts, as `bm25.words` gives it; a tenth of the greatest and less decides nothing.
+    """
+    parts = [folded(text[start:end]) for start, end in windows]
+    starts = list(accumulate((len(part) + 1 for part in parts), initial=0))
+    joined = "\n".join(parts)
+    sums = [0.0] * len(parts)
+    least = max(worth.values(), default=0.0) / 10
+    for word, value in worth.items():
+        at = joined.find(word) if value > least else -1
+        while at >= 0:
+            end = at + len(word)
+            # Not as a part of a longer word.
+            if not joined[max(at - 1, 0) : at].isalnum() and not joined[end : end + 1].isalnum():
+                window = bisect_right(starts, at) - 1
+                sums[window] += value
+                end = starts[window + 1]
+            at = joined.find(word, end)
+    return sums.index(max(sums))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from farfield.apps.retrieval.bm25 import BM25, words
+from farfield.apps.retrieval.bm25 import BM25, query_words, words
 from farfield.apps.training.errors import UserError
 
 TEXTS = ["The river, the stone.", "Stone bread bread moon", "", "moon"]
@@ -31,7 +31,24 @@ def test_words_of_a_query_count_once_and_unknown_ones_not() -> None:
 
 
 def test_words_are_letters_and_digits_of_any_script() -> None:
-    assert words("Foo_bar's 3D-Ünïcode, Ёж 東京!") == ["foo", "bar", "s", "3d", "ünïcode", "ёж", "東京"]
+    assert words("Foo_bar's 3D-Ünïcode, Ёж 東京!") == ["foo", "bar", "s", "3d", "unicode", "еж", "東京"]
+
+
+def test_a_word_is_one_however_its_accents_and_ligatures_are_written() -> None:
+    for text in ("CAFÉ efficient", "cafe\u0301 e\ufb03cient", "Café ｅｆｆｉｃｉｅｎｔ"):
+        assert words(text) == ["cafe", "efficient"]
+    # Marks that are letters of their script stay.
+    assert words("が 각") == ["が", "각"]
+
+
+@pytest.mark.parametrize("other", ["", "é"])
+def test_a_run_without_end_is_cut_alike_in_text_and_query(other: str) -> None:
+    assert [len(word) for word in words("x" * 300 + " " + other)][:3] == [128, 128, 44]
+    assert query_words("x" * 300 + other) == list(dict.fromkeys(words("x" * 300 + other)))
+
+
+def test_a_query_has_1024_different_words_at_most() -> None:
+    assert len(query_words(" ".join(f"w{i % 5000}" for i in range(9000)))) == 1024
 
 
 def test_a_corpus_may_be_empty_and_settings_may_not_be_absurd() -> None:

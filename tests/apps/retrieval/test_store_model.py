@@ -6,18 +6,21 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from farfield.apps.retrieval import maintain
+from farfield.apps.retrieval import maintain, postings
+from farfield.apps.retrieval.bm25 import BM25
 from farfield.apps.retrieval.collection import Collection
 from farfield.apps.retrieval.document import Document
 from farfield.apps.retrieval.verify import differs_from_store, verify
 from tests.apps.retrieval.fake_encoder import FakeEncoder
 
+SIZES = {"FAN": 2, "MERGED_IN_WRITE": 40, "WORDS_AT_ONCE": 3}
 WORDS = [f"word{i}" for i in range(12)]
 texts = st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join) | st.text(
     st.characters(exclude_categories=["Cs"]), max_size=40
@@ -28,6 +31,13 @@ ids = st.sampled_from([f"doc {i}" for i in range(9)]) | st.text(
 values = st.integers(-3, 3) | st.sampled_from(["a", "b", "ä\0"]) | st.booleans() | st.sampled_from([0.5, -1.0])
 metadata = st.dictionaries(st.sampled_from(["x", "y"]), values | st.lists(values, max_size=3), max_size=2)
 documents = st.builds(Document, id=ids, text=texts, title=texts, metadata=metadata)
+filters_or_none = st.none() | st.dictionaries(
+    st.sampled_from(["x", "y"]),
+    values
+    | st.dictionaries(st.sampled_from(["ne", "gte", "lt"]), values, min_size=1)
+    | st.booleans().map(lambda there: {"exists": there}),
+    max_size=2,
+)
 
 
 def matches(document: Document, filters: dict[str, Any]) -> bool:
@@ -56,6 +66,10 @@ class Index(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp()) / "index"
         self.encoder = FakeEncoder()
         self.known: dict[str, Document] = {}
+        # Few and small runs, so that these documents make many.
+        self.sizes = [patch.object(postings, name, value) for name, value in SIZES.items()]
+        for size in self.sizes:
+            size.start()
         self.index = Collection.create(self.folder, self.encoder, merge_at=None)
 
     @rule(batch=st.lists(documents, min_size=1, max_size=6))
@@ -82,6 +96,11 @@ class Index(RuleBasedStateMachine):
         maintain.build(self.index, kind)
 
     @rule()
+    def tidy(self):
+        with maintain.alone(self.folder):
+            postings.tidy(self.index.store)
+
+    @rule()
     def compact(self):
         maintain.compact(self.index)
 
@@ -99,14 +118,7 @@ class Index(RuleBasedStateMachine):
         query=texts,
         k=st.integers(1, 5),
         by=st.sampled_from(["best", "window", "whole"]),
-        filters=st.none()
-        | st.dictionaries(
-            st.sampled_from(["x", "y"]),
-            values
-            | st.dictionaries(st.sampled_from(["ne", "gte", "lt"]), values, min_size=1)
-            | st.booleans().map(lambda there: {"exists": there}),
-            max_size=2,
-        ),
+        filters=filters_or_none,
     )
     def search(self, query, k, by, filters):
         vector = self.encoder.encode_queries([query])[0]
@@ -124,13 +136,26 @@ class Index(RuleBasedStateMachine):
             assert hit.passage == self.known[hit.id].text[hit.start : hit.stop]
         assert len({hit.id for hit in hits}) == len(hits)
 
-    @rule(word=st.sampled_from(WORDS), mode=st.sampled_from(["bm25", "hybrid"]))
-    def search_words(self, word, mode):
+    @rule(query=texts, k=st.integers(1, 20), filters=filters_or_none)
+    def search_words(self, query, k, filters):
+        ids = list(self.known)
+        model = BM25(f"{self.known[id].title}\n{self.known[id].text}" for id in ids)
+        worth = {
+            id: float(score)
+            for id, score in zip(ids, model.scores(query), strict=True)
+            if score > 0 and matches(self.known[id], filters or {})
+        }
+        hits = self.index.search(query, k, mode="bm25", filters=filters)
+        # To the last bit, whatever runs the words lie in.
+        assert [hit.bm25_score for hit in hits] == sorted(worth.values(), reverse=True)[:k]
+        assert all(worth[hit.id] == hit.score for hit in hits)
+
+    @rule(word=st.sampled_from(WORDS))
+    def search_both(self, word):
         holds = {id for id, d in self.known.items() if word in (d.title + " " + d.text).split()}
-        hits = self.index.search(word, 20, mode=mode)
-        found = {hit.id for hit in hits if hit.bm25_score is not None}
-        assert found == holds
-        assert mode == "bm25" or len(hits) == min(20, len(self.known))
+        hits = self.index.search(word, 20)
+        assert {hit.id for hit in hits if hit.bm25_score is not None} == holds
+        assert len(hits) == min(20, len(self.known))
 
     @invariant()
     def same_documents(self):
@@ -144,6 +169,8 @@ class Index(RuleBasedStateMachine):
         if hasattr(self, "index"):
             self.index.close()
             assert verify(self.folder) == []
+            for size in self.sizes:
+                size.stop()
             shutil.rmtree(self.folder.parent)
 
 

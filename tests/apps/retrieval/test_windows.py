@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farfield.apps.retrieval.windows import Span, check_window, cut
+from farfield.apps.retrieval.windows import Span, check_window, cut, fullest
 from farfield.apps.training.errors import UserError
 
 
@@ -33,3 +33,14 @@ def test_every_token_is_in_a_window_and_none_is_only_overlap(n: int, size: int, 
 def test_windows_that_make_no_progress_are_refused(size: int, overlap: int) -> None:
     with pytest.raises(UserError, match="is accepted"):
         check_window(size, overlap, 8)
+
+
+def test_the_fullest_window_is_that_whose_rare_words_are_worth_most() -> None:
+    text = "the ocean, the sea. Copper Océan tigers; copper ocean-tiger"
+    spans = [(0, 19), (20, 40), (41, len(text))]
+    worth = {"the": 0.01, "ocean": 1.0, "copper": 1.5, "tiger": 2.0, "absent": 3.0}
+    assert fullest(text, spans, worth) == 2
+    assert fullest(text, spans[:2], worth) == 1
+    # A part of a longer word is no occurrence, equal windows give the first, and no word at all too.
+    assert fullest("tigers tiger tiger", [(0, 6), (7, 12), (13, 18)], worth) == 1
+    assert fullest("nothing here", [(0, 7), (8, 12)], {}) == 0
