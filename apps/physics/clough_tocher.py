@@ -55,7 +55,7 @@ _PRODUCTS = [(n, n, m) for n in range(3) for m in range(3)] + [(0, 1, 2)]
 _OFTEN = {1: 6.0, 2: 3.0, 3: 1.0}
 
 
-def _parts_of(products: list[tuple[int, ...]]) -> Tensor:
+def _parts_of(products: Sequence[tuple[int, ...]]) -> Tensor:
     """Rows of `_PARTS` for products of coordinates, (4, len, 9)."""
     return _PARTS[:, [CUBIC.index(tuple(abc.count(k) for k in range(3))) for abc in products]]
 

@@ -6,6 +6,7 @@ Shapes: R runs, T frames, N nodes, C components.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,24 +22,31 @@ from farfield.apps.training import UserError, atomic_write
 HEAD = ("model", "relative L2", "members", "last", "drift", "ms", "nodes", "steps")
 
 
-def score(prediction: Tensor, truth: Tensor) -> dict[str, float]:
+def score(prediction: Sequence[Tensor], truth: Sequence[Tensor]) -> dict[str, float]:
     """Errors of rollouts, means over runs; the first frame is given and not counted.
 
     Args:
-        prediction, truth: (R, T, N, C).
+        prediction, truth: (T, N, C) of each run, or (R, T, N, C).
     Returns: relative_l2: |error| / |truth| over frames, nodes and components, components in units of their spread;
         relative_l2_last: of the last frame; drift: relative change of the field's size at the last frame.
     """
-    spread = truth.double().flatten(0, 2).std(0)
-    scale = torch.where(spread > 0, spread, 1.0)
-    mean = truth.double().flatten(0, 2).mean(0)
-    p, t = prediction.double()[:, 1:] / scale, truth.double()[:, 1:] / scale
-    error = (p - t).flatten(1).norm(dim=1) / t.flatten(1).norm(dim=1).clamp(min=1e-30)
-    last = (p - t)[:, -1].flatten(1).norm(dim=1) / t[:, -1].flatten(1).norm(dim=1).clamp(min=1e-30)
-    middle = mean / scale
-    size, true = ((x[:, -1] - middle).flatten(1).norm(dim=1) for x in (p, t))
-    drift = (size / true.clamp(min=1e-30) - 1).mean()
-    return {"relative_l2": float(error.mean()), "relative_l2_last": float(last.mean()), "drift": float(drift)}
+    scale, mean = scale_of(truth)
+    rows = []
+    for one, other in zip(prediction, truth, strict=True):
+        p, t = one.double()[1:] / scale, other.double()[1:] / scale
+        size, true = ((x[-1] - mean / scale).norm() for x in (p, t))
+        error = (p - t).norm() / t.norm().clamp(min=1e-30)
+        last = (p - t)[-1].norm() / t[-1].norm().clamp(min=1e-30)
+        rows.append(torch.stack([error, last, size / true.clamp(min=1e-30) - 1]))
+    found = torch.stack(rows).mean(0).tolist()
+    return dict(zip(("relative_l2", "relative_l2_last", "drift"), found, strict=True))
+
+
+def scale_of(truth: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Spread (1 where there is none) and mean of every component over all runs, (C,) float64."""
+    every = torch.cat([t.double().flatten(0, 1) for t in truth])
+    spread = every.std(0)
+    return torch.where(spread > 0, spread, 1.0), every.mean(0)
 
 
 def persistence(runs: Runs) -> Tensor:
@@ -57,15 +65,21 @@ def rows_of(
     rows = []
     for name, ensemble in ensembles.items():
         members = ensemble.members(runs, device)
-        each = [score(m, runs.values)["relative_l2"] for m in members]
-        row: dict[str, Any] = {"model": name, "split": split, "runs": len(runs), **score(members.mean(0), runs.values)}
+        each = [score(runs.on_own(m), runs.truth)["relative_l2"] for m in members]
+        row: dict[str, Any] = {"model": name, "split": split, "runs": len(runs)}
+        row |= score(runs.on_own(members.mean(0)), runs.truth)
         row |= {"members": each, "nodes": ensemble.nodes, "steps": ensemble.steps}
         row["seconds"] = ensemble.seconds(runs, device) if timed else None
         rows.append(row)
         if ensemble.places.space is not None and name == next(iter(ensembles)):
-            floor = score(ensemble.projected(runs), runs.values)
+            floor = score(runs.on_own(ensemble.projected(runs)), runs.truth)
             rows.append(row | floor | {"model": "splines of the truth", "members": [], "seconds": None})
-    still = {"model": "persistence", "split": split, "runs": len(runs), **score(persistence(runs), runs.values)}
+    still = {
+        "model": "persistence",
+        "split": split,
+        "runs": len(runs),
+        **score(runs.on_own(persistence(runs)), runs.truth),
+    }
     rows.append(still | {"members": [], "nodes": len(runs.nodes), "steps": 0, "seconds": None})
     return rows
 
@@ -108,7 +122,9 @@ def evaluate(
     fields = [n for n, _ in first.fields]
     wanted = Wanted.of([*fields, *first.input_names], None, units, boundary, select, parts, missing)
     cases = open_cases(data, wanted)
-    runs = Runs.of(cases, like=first, seed=seed)
+    runs = Runs.of(cases, like=first, seed=seed, times=first.times)
+    for note in runs.notes:
+        print(note, file=sys.stderr)
     wants = split or [s for s in SPLITS[1:] if runs.has(s)] or ["train"]
     rows = []
     for name in wants:

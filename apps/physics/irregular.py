@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from farfield.apps.physics import clough_tocher
-from farfield.apps.physics.local_fit import in_sight, local_weights, neighbours, ways
+from farfield.apps.physics.local_fit import in_sight, inward, local_weights, neighbours, one_side, ways
 from farfield.apps.physics.locate import Locator
 from farfield.apps.physics.mesh import Cells
 from farfield.apps.physics.rims import Rim, border, rims, side_slopes, trace_weights, triangles_of
@@ -66,7 +66,7 @@ class Irregular(SpaceMap):
         pick = np.arange(len(places)) if chosen is None else np.unique(np.asarray(chosen, np.int64))
         graph = ways(places, triangles)
         lines = rims(places, triangles, parts, held)
-        sight = Sight(graph, places, border(triangles), Locator(places, triangles))
+        sight = Sight(graph, places, border(triangles), Locator(places, triangles), inward(places, triangles))
         extension = _extension(sight, pick, lines)
         ends, slopes = _slopes(sight, triangles, lines)
         self._set(places, triangles, parts, list(held), pick, extension, ends, slopes)
@@ -149,6 +149,23 @@ class Irregular(SpaceMap):
         weights = clough_tocher.weights(w, feet, along)
         return Stencil(self._sides.index_select(0, part), weights.to(dtype))
 
+    def triangle_at(self, points: Tensor) -> Tensor:
+        """The triangle of every point (Q, 2), -1 outside: (Q,)."""
+        return self._locator.find(self.checked(points))[0]
+
+    def weights_in(self, triangle: Tensor, points: Tensor) -> Any:
+        """The sparse map from values at `nodes` to points (Q, 2), as their triangles (Q,) give them, (Q, n).
+
+        A point outside of its triangle takes what the triangle's nearest corner or side has.
+        """
+        from scipy import sparse
+
+        place = self._locator.coordinates(self.checked(points), triangle).clamp_(min=0)
+        index, weights = self._at(triangle, place / place.sum(0), (0, 0))
+        rows = np.repeat(np.arange(len(index)), index.shape[1])
+        shape = (len(index), self._fit.shape[0])
+        return sparse.coo_matrix((weights.numpy().ravel(), (rows, index.numpy().ravel())), shape=shape) @ self._fit
+
     def build_matrix(self, points: Tensor, orders: tuple[int, ...]) -> Tensor:
         """`matrix` in float64, from stencils and the sparse map of coefficients."""
         table = torch.from_numpy(self._fit.toarray())
@@ -230,11 +247,13 @@ class Sight:
     nodes: Array
     sides: Index
     locator: Locator
+    inside: Array
 
     def near(self, places: Index, sources: Index, count: int) -> Index:
         """The nearest sources in sight of each place, (P, count), -1 for none."""
         # Some of the nearest are hidden: half as many again are looked at.
         found = neighbours(self.graph, self.nodes, places, sources, count + count // 2)
+        found = one_side(self.nodes, places, found, self.inside)
         return in_sight(self.nodes, places, found, self.sides, self.locator, count)
 
 

@@ -110,6 +110,45 @@ def in_sight(nodes: Array, places: Index, near: Index, sides: Index, locator: Lo
     return np.where(np.take_along_axis(seen, order, axis=1), np.take_along_axis(near, order, axis=1), -1)
 
 
+def inward(nodes: Array, triangles: Index) -> Array:
+    """From each node to the mean of the middles of its triangles, (N, 2)."""
+    total = np.zeros_like(nodes)
+    np.add.at(total, triangles.ravel(), np.repeat(nodes[triangles].mean(axis=1), 3, axis=0))
+    count = np.bincount(triangles.ravel(), minlength=len(nodes))
+    return np.asarray(total / np.maximum(count, 1)[:, None] - nodes * (count > 0)[:, None])
+
+
+def one_side(nodes: Array, places: Index, near: Index, inside: Array) -> Index:
+    """Neighbours (P, K) without those across a slit, whose nodes stand twice at one position: -1 instead.
+
+    Of two neighbours at one position the nearer along the mesh stays; none is seen through a position that is twice,
+    and from a node there only those on its own side are.
+
+    Args:
+        inside: Of every node, as of `inward`.
+    """
+    position = np.unique(nodes, axis=0, return_inverse=True)[1].reshape(-1)
+    twice = np.bincount(position)[position] > 1
+    if not twice.any():
+        return near
+    found = near.copy()
+    for k in range(1, near.shape[1]):
+        again = (position[found[:, :k]] == position[found[:, k], None]) & (found[:, :k] >= 0)
+        found[again.any(axis=1), k] = -1
+    seams = np.unique(nodes[twice], axis=0)
+    start, end = nodes[places][:, None], nodes[found]
+    length = np.linalg.norm(end - start, axis=2)
+    for node, way in ((places[:, None], end - start), (found, start - end)):
+        behind = (way * inside[node]).sum(axis=2) < -1e-9 * length * np.linalg.norm(inside[node], axis=2)
+        found[twice[node] & behind] = -1
+    for seam in seams:
+        away = np.abs(_turn(start, end, seam))
+        along = ((seam - start) * (end - start)).sum(axis=2)
+        within = (along > 1e-9 * length**2) & (along < (1 - 1e-9) * length**2)
+        found[within & (away <= 1e-9 * length**2)] = -1
+    return found
+
+
 def _turn(a: Array, b: Array, c: Array) -> Array:
     return np.asarray((b - a)[..., 0] * (c - a)[..., 1] - (b - a)[..., 1] * (c - a)[..., 0])
 

@@ -90,6 +90,10 @@ class Locator:
             left, turn, end = left[~hit], turn[~hit] + 1, end[~hit]
         return triangle, place
 
+    def coordinates(self, points: Tensor, triangle: Tensor) -> Tensor:
+        """Barycentric coordinates (3, Q) of points (Q, 2) in triangles of theirs, inside or not."""
+        return self._place(points.mT.contiguous(), triangle)
+
     def slopes(self, triangle: Tensor, axis: int) -> Tensor:
         """How the barycentric coordinates of triangles change along x or y, (3, Q)."""
         return self.table.index_select(0, triangle)[:, 3 * axis : 3 * axis + 3].mT

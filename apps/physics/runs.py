@@ -6,7 +6,7 @@ Z signals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,18 +16,19 @@ from torch import Tensor
 
 from farfield.apps.physics.case import Array, Case, Index, problems
 from farfield.apps.physics.mesh import Cells
+from farfield.apps.physics.resample import Carries, Carry, Mesh, Own, in_time, same_nodes, same_times, shared_times
 from farfield.apps.training import UserError
 
 SPLITS = ("train", "valid", "test", "extrapolate")
 # Shares of valid and test where the data name no splits.
 SHARES = (0.15, 0.15)
-# Largest relative difference of two runs' times, and of values that are called unchanging.
+# Largest relative difference of values that are called unchanging.
 SAME = 1e-6
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Whole runs on one mesh at the same times, in memory.
+    """Whole runs on one mesh at the same times, in memory; those of other meshes or times were carried there.
 
     Args:
         nodes: (N, D) float64. cells: Of the mesh. period: Length of each axis that wraps around, else None.
@@ -41,6 +42,8 @@ class Runs:
         dirichlet: The parts whose values are known, as `Runs.of` takes them.
         parameters: (R,) of every parameter that all runs have, told to the network or not.
         equation: What was simulated, where the data say so.
+        own: Of each run on a mesh of its own, what it said there; empty where there are none.
+        notes: What was carried, for people.
     """
 
     nodes: Array
@@ -63,6 +66,8 @@ class Runs:
     dirichlet: tuple[str, ...]
     parameters: dict[str, Tensor]
     equation: str | None = None
+    own: tuple[Own | None, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -75,19 +80,22 @@ class Runs:
         *,
         seed: int = 0,
         like: Runs | None = None,
+        times: Array | None = None,
     ) -> Runs:
         """Load cases.
 
         Args:
-            cases: One or more, on one mesh, with the same frames.
+            cases: One or more of one domain. Where meshes differ, all are carried to the one with most nodes, or that
+                of `like`; where times do, to those of the run with the longest steps, as far as all runs reach.
             fields: To be predicted; None is all but the inputs.
             static: Parameters of a run that the network is given; None is those that differ between runs.
             inputs: Fields known beforehand at all times, such as a forcing.
             dirichlet: Parts of the boundary with values known beforehand: ["left", "u:cylinder"]; None takes those
                 whose values never change in any run, [] none.
             seed: Draws the splits of runs that have none: by run, never by frame.
-            like: Runs whose fields, parameters, inputs and known boundaries these must have; the four are then not
+            like: Runs whose mesh, fields, parameters, inputs and known boundaries these get; the four are then not
                 read.
+            times: Since the first frame, to which all are carried; None is as said.
         Raises: UserError: meshes, times, fields, parameters or parts do not fit.
         """
         if not cases:
@@ -100,31 +108,36 @@ class Runs:
             inputs, dirichlet = like.input_names, like.dirichlet
         first = cases[0]
         names = [n for n in first.fields if n not in inputs] if fields is None else list(fields)
-        _same_meshes(cases)
-        _same_times(cases)
-        values, inward = _stacked(cases, names), _stacked(cases, list(inputs))
+        mesh: Mesh = max(cases, key=lambda case: len(case.nodes)) if like is None else like
+        other = [not same_nodes(case, mesh) for case in cases]
+        at = shared_times(cases) if times is None else times
+        carries = Carries(mesh, mesh.name if isinstance(mesh, Case) else "that of the training")
+        here = [carries.here(case) if away else None for case, away in zip(cases, other, strict=True)]
+        values, inward = (_stacked(cases, wanted, here, len(mesh.nodes), at) for wanted in (names, list(inputs)))
         chosen = _static_names(cases) if static is None else tuple(static)
         sizes = tuple((name, first.fields[name].components) for name in names)
         signal_names = tuple(first.signals)
-        parts = _unchanging(first, values, sizes) if dirichlet is None else tuple(dirichlet)
+        parts = _unchanging(mesh.boundary, values, sizes) if dirichlet is None else tuple(dirichlet)
         units = {n: first.fields[n].units for n in (*names, *inputs)} | dict(first.units)
         units |= {n: first.static[n].units for n in chosen if n in first.static}
         if like is not None and sizes != like.fields:
             raise UserError(f"{first.name}: its fields are {sizes}, the network's {like.fields}")
         return cls(
-            nodes=first.nodes,
-            cells=dict(first.cells),
-            period=first.period,
-            boundary=dict(first.boundary),
-            held=_held(first, parts, sizes),
-            times=first.times - first.times[0],
+            nodes=mesh.nodes,
+            cells=dict(mesh.cells),
+            period=mesh.period,
+            boundary=dict(mesh.boundary),
+            held=_held(mesh, carries.name, parts, sizes),
+            times=at,
             values=values,
             inputs=inward,
             static=torch.tensor([[_parameter(c, n) for n in chosen] for c in cases], dtype=torch.float64).reshape(
                 len(cases), len(chosen)
             ),
-            signals=torch.tensor(np.array([[_signal(c, n) for n in signal_names] for c in cases]), dtype=torch.float32)
-            .reshape(len(cases), len(signal_names), len(first.times))
+            signals=torch.tensor(
+                np.array([[_signal(c, n, at) for n in signal_names] for c in cases]), dtype=torch.float32
+            )
+            .reshape(len(cases), len(signal_names), len(at))
             .mT.contiguous(),
             fields=sizes,
             input_fields=tuple((name, first.fields[name].components) for name in inputs),
@@ -140,7 +153,27 @@ class Runs:
                 if all(n in c.static for c in cases)
             },
             equation=first.origin.get("equation"),
+            own=tuple(
+                _own(c, names, carries, parts, sizes, at) if away else None
+                for c, away in zip(cases, other, strict=True)
+            )
+            if any(other)
+            else (),
+            notes=_notes(cases, other, carries.name, len(mesh.nodes), at),
         )
+
+    def on_own(self, fields: Tensor) -> list[Tensor]:
+        """Predictions (R, T, N, C) where each run was computed, (T, M, C) of each."""
+        if not self.own:
+            return list(fields)
+        return [f if own is None else own.fields(f) for f, own in zip(fields, self.own, strict=True)]
+
+    @property
+    def truth(self) -> list[Tensor]:
+        """What each run said where it was computed, (T, M, C) of each."""
+        if not self.own:
+            return list(self.values)
+        return [v if own is None else own.values for v, own in zip(self.values, self.own, strict=True)]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -167,6 +200,7 @@ class Runs:
             signals=self.signals[at],
             split=tuple(self.split[i] for i in index),
             labels=tuple(self.labels[i] for i in index),
+            own=tuple(self.own[i] for i in index) if self.own else (),
             parameters={n: v[at] for n, v in self.parameters.items()},
         )
 
@@ -194,34 +228,31 @@ def component_names(name: str, count: int) -> tuple[str, ...]:
     return tuple(f"{name}_{'xyz'[i] if count <= 3 else i}" for i in range(count))
 
 
-def _same_meshes(cases: Sequence[Case]) -> None:
+def _notes(cases: Sequence[Case], other: Sequence[bool], name: str, count: int, times: Array) -> tuple[str, ...]:
+    """What was carried, in words."""
+    found = []
+    if away := sum(other):
+        found.append(f"{away} of {len(cases)} runs have meshes of their own: carried to the {count:,} nodes of {name}")
+    late = [case for case in cases if not same_times(case.times - case.times[0], times)]
+    if late:
+        found.append(
+            f"{len(late)} of {len(cases)} runs have times of their own ({late[0].name}: {len(late[0].times)} frames):"
+            f" carried to {len(times)} frames until {times[-1]:g}"
+        )
+    return tuple(found)
+
+
+def _own(
+    case: Case, names: list[str], carries: Carries, parts: Sequence[str], sizes: Sequence[tuple[str, int]], times: Array
+) -> Own:
+    values = _stacked([case], names, [None], len(case.nodes), times)[0]
+    return Own(values, torch.from_numpy(_held(case, case.name, parts, sizes)), carries.back(case))
+
+
+def _stacked(cases: Sequence[Case], names: list[str], here: Sequence[Carry | None], count: int, times: Array) -> Tensor:
+    """(R, T, N, all components), float32, carried to N = count nodes and to the times."""
     first = cases[0]
-    for case in cases[1:]:
-        if case.nodes.shape != first.nodes.shape or not np.allclose(case.nodes, first.nodes, rtol=0, atol=1e-9):
-            raise UserError(
-                f"{case.name}: its mesh ({len(case.nodes):,} nodes) is not that of {first.name}"
-                f" ({len(first.nodes):,} nodes); one network learns from runs on one mesh: interpolate them to one (in"
-                " ParaView: Resample With Dataset), or train on those that share one"
-            )
-
-
-def _same_times(cases: Sequence[Case]) -> None:
-    first = cases[0].times - cases[0].times[0]
-    if len(first) < 2:
-        raise UserError(f"{cases[0].name}: one frame; at least two are needed to learn how a field changes")
-    for case in cases[1:]:
-        times = case.times - case.times[0]
-        if len(times) != len(first) or np.abs(times - first).max() > SAME * first[-1]:
-            raise UserError(
-                f"{case.name}: its {len(times)} frames until {times[-1]:g} are not at the times of {cases[0].name}"
-                f" ({len(first)} frames until {first[-1]:g}); write all runs at the same times"
-            )
-
-
-def _stacked(cases: Sequence[Case], names: list[str]) -> Tensor:
-    """(R, T, N, all components), float32."""
-    first = cases[0]
-    shape = (len(cases), len(first.times), len(first.nodes))
+    shape = (len(cases), len(times), count)
     if not names:
         return torch.empty(*shape, 0)
     width = 0
@@ -236,19 +267,22 @@ def _stacked(cases: Sequence[Case], names: list[str]) -> Tensor:
                 raise UserError(f"{case.name}: {name} has {case.fields[name].components} components, elsewhere others")
         width += first.fields[name].components
     found = torch.empty(*shape, width)
-    for r, case in enumerate(cases):
+    for r, (case, carry) in enumerate(zip(cases, here, strict=True)):
+        moments = in_time(case, times)
         at = 0
         for name in names:
-            count = first.fields[name].components
+            components = first.fields[name].components
             values = case.read(name)
             if not np.isfinite(values).all():
                 bad = np.flatnonzero(~np.isfinite(values).all(axis=(0, 2)))
                 raise UserError(
-                    f"{case.name}: {name} is no number at {len(bad):,} of {len(first.nodes):,} nodes (the first:"
+                    f"{case.name}: {name} is no number at {len(bad):,} of {len(case.nodes):,} nodes (the first:"
                     f" {bad[0]}); missing=drop leaves such nodes out"
                 )
-            found[r, :, :, at : at + count] = torch.from_numpy(values).float()
-            at += count
+            values = values if moments is None else np.tensordot(moments, values, 1)
+            values = values if carry is None else carry(values)
+            found[r, :, :, at : at + components] = torch.from_numpy(values).float()
+            at += components
     return found
 
 
@@ -266,16 +300,16 @@ def _parameter(case: Case, name: str) -> float:
     return case.static[name].value
 
 
-def _signal(case: Case, name: str) -> Array:
+def _signal(case: Case, name: str, times: Array) -> Array:
     if name not in case.signals:
         raise UserError(f"{case.name}: it lacks the signal {name!r} that other runs have")
-    return case.signals[name][0]
+    return np.interp(times, case.times - case.times[0], case.signals[name][0])
 
 
-def _unchanging(case: Case, values: Tensor, sizes: Sequence[tuple[str, int]]) -> tuple[str, ...]:
+def _unchanging(boundary: Mapping[str, Index], values: Tensor, sizes: Sequence[tuple[str, int]]) -> tuple[str, ...]:
     """part or field:part where no value changes in any run: boundary conditions, not outcomes."""
     found = []
-    for part, index in case.boundary.items():
+    for part, index in boundary.items():
         if not len(index):
             continue
         at, kept = 0, []
@@ -292,22 +326,22 @@ def _unchanging(case: Case, values: Tensor, sizes: Sequence[tuple[str, int]]) ->
     return tuple(found)
 
 
-def _held(case: Case, parts: Sequence[str], sizes: Sequence[tuple[str, int]]) -> NDArray[np.bool_]:
+def _held(mesh: Mesh, label: str, parts: Sequence[str], sizes: Sequence[tuple[str, int]]) -> NDArray[np.bool_]:
     """(N, C): which values are known beforehand."""
     names = [name for name, count in sizes for _ in range(count)]
-    held = np.zeros((len(case.nodes), len(names)), bool)
+    held = np.zeros((len(mesh.nodes), len(names)), bool)
     for word in parts:
         field, colon, part = word.rpartition(":")
-        if part not in case.boundary:
+        if part not in mesh.boundary:
             raise UserError(
-                f"dirichlet=[{word}]: {case.name} has no part {part!r} of its boundary; it has"
-                f" {', '.join(case.boundary) or 'none (boundary= takes a CSV file that names them)'}"
+                f"dirichlet=[{word}]: {label} has no part {part!r} of its boundary; it has"
+                f" {', '.join(mesh.boundary) or 'none (boundary= takes a CSV file that names them)'}"
             )
         if colon and field not in names:
             raise UserError(f"dirichlet=[{word}]: {field!r} is none of the fields {', '.join(dict(sizes))}")
         for c, name in enumerate(names):
             if not colon or name == field:
-                held[case.boundary[part], c] = True
+                held[mesh.boundary[part], c] = True
     return held
 
 

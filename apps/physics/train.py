@@ -89,6 +89,8 @@ def train(
     taken = None if fields is None else [*fields, *inputs]
     cases = open_cases(data, Wanted.of(taken, static, units, boundary, select, parts, missing))
     runs = Runs.of(cases, fields, static, inputs, dirichlet, seed=seed)
+    for note in runs.notes:
+        print(note, file=sys.stderr)
     if runs.dirichlet:
         print(f"values known beforehand on: {', '.join(runs.dirichlet)}", file=sys.stderr)
 
@@ -284,8 +286,10 @@ def _calibrate(ensemble: Ensemble, valid: Runs, device: str) -> None:
     from farfield.apps.physics.trust import calibrate
 
     found = ensemble.members(valid, device).double()
-    error = (found.mean(0) - valid.values.double()).abs()[:, 1:]
-    spread = found.std(0)[:, 1:]
+    # Held values have neither error nor spread, and would stand for places that have both.
+    free = torch.from_numpy(~valid.held.any(axis=1))
+    error = (found.mean(0) - valid.values.double()).abs()[:, 1:, free]
+    spread = found.std(0)[:, 1:, free]
     ensemble.factor = calibrate(list(error.flatten(1, 2)), list(spread.flatten(1, 2)))
     # An error of a tenth of the field's own spread is no longer a prediction to rely on.
     ensemble.tolerance = 0.1 * ensemble.scales.spread.double()

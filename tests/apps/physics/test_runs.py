@@ -67,8 +67,6 @@ def test_what_does_not_fit_is_one_message() -> None:
     unit_less = replace(good, fields={"u": Field("u", None, 1)})
     mistakes: list[tuple[list[object], dict[str, object], str]] = [
         ([], {}, "no run to learn from"),
-        ([good, square_case(5)], {}, "its mesh"),
-        ([good, square_case(frames=4)], {}, "not at the times"),
         ([square_case(frames=1, signals={}, history={})], {}, "one frame"),
         ([good], {"fields": ["v"]}, "no field 'v'"),
         ([good], {"static": ["mu"]}, "'mu' is not known"),
