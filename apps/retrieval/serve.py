@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import threading
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from farfield.apps.retrieval.collection import Collection
 from farfield.apps.retrieval.encoder import load_encoder
 from farfield.apps.retrieval.opening import encoder_settings, scan_device
 from farfield.apps.retrieval.service import service
-from farfield.apps.retrieval.service_guard import Limits
+from farfield.apps.retrieval.service_guard import Limits, Meter
 from farfield.apps.retrieval.serving_encoder import ServingEncoder
 from farfield.apps.training.errors import UserError
 
@@ -56,21 +57,40 @@ def serve(
     if bad := [name for name, value in limits.items() if not value > 0]:
         raise UserError(f"limits.{bad[0]}={limits[bad[0]]}: a number above 0 is accepted")
 
+    # The first load is of the encoder that is named; one that another process migrates to is where that one says.
+    named = [] if encoder is None else [encoder_settings(encoder, window, overlap)]
+
     def load(settings: dict[str, Any]) -> ServingEncoder:
-        queries, documents = (load_encoder(**settings, device=device, precision=precision) for _ in range(2))
+        place = named.pop() if named else settings
+        queries, documents = (load_encoder(**place, device=device, precision=precision) for _ in range(2))
         return ServingEncoder(queries, documents)
 
-    named = None if encoder is None else load(encoder_settings(encoder, window, overlap))
-    with Collection.open(index, named, load=load, device=scan_device(device)) as collection:
-        # The encoder is loaded before the first request comes, not by it.
-        collection.encoder.encode_queries(["warm"])
-        app = service(collection, Limits(**limits), token)
-        print(f"{len(collection):,} documents at http://{host}:{port}/", flush=True)
+    with Collection.open(index, load=load, device=scan_device(device)) as collection:
+        meter = Meter()
+        app = service(collection, Limits(**limits), token, meter)
         server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False))
+        failures: list[Exception] = []
+
+        def warm() -> None:
+            """Load the encoder before the first search comes; /health says so meanwhile."""
+            try:
+                collection.encoder.encode_queries(["warm"])
+                print(f"{len(collection):,} documents at http://{host}:{port}/", flush=True)
+                meter.loaded.set()
+            except Exception as error:
+                failures.append(error)
+                server.should_exit = True
+
+        loading = threading.Thread(target=warm, name="loading")
+        loading.start()
         try:
             server.run()
         except SystemExit as error:
             raise UserError(f"port={port}: it cannot be listened on at {host}; choose another") from error
+        finally:
+            loading.join()
+        if failures:
+            raise failures[0]
 
 
 def _loopback(host: str) -> bool:

@@ -16,12 +16,19 @@ from farfield.apps.retrieval.collection import Collection
 from farfield.apps.retrieval.document import Document
 from farfield.apps.retrieval.encoder import TruncatedText
 from farfield.apps.retrieval.page import PAGE, POLICY
-from farfield.apps.retrieval.service_guard import Guard, Limits, Meter
+from farfield.apps.retrieval.service_guard import UNDONE, Expired, Guard, Limits, Meter
 from farfield.apps.retrieval.store import Damaged, Unavailable
 from farfield.apps.training.errors import UserError
 
 # Names by which clients of Together's M2-BERT endpoints ask; the index's own encoder answers them.
 ALIASES = tuple(f"togethercomputer/m2-bert-80M-{size}-retrieval" for size in ("2k", "8k", "32k"))
+# Ids of another tokenizer would become another text, and its vector would be wrong in silence.
+TOKEN_IDS = (
+    "input: token ids came, and nothing says of which tokenizer; a text or a list of texts is accepted (LangChain's"
+    " OpenAIEmbeddings sends texts with check_embedding_ctx_length=False)"
+)
+# No tokenizer makes more tokens of a character: NFKC makes at most 18 characters of one.
+TOKENS_OF_A_CHARACTER = 20
 Id = Annotated[str, Path(min_length=1, max_length=512)]
 
 
@@ -37,7 +44,7 @@ class SearchBody(Strict):
     query: StrictStr
     k: int = Field(default=10, ge=1, le=1000, strict=True)
     mode: Literal["hybrid", "dense", "bm25"] = "hybrid"
-    by: Literal["window", "whole", "best"] = "window"
+    by: Literal["best", "window", "whole"] = "best"
     filters: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -59,7 +66,7 @@ class DocumentsBody(Strict):
 class OpenAIBody(BaseModel):
     """OpenAI's request of embeddings."""
 
-    input: StrictStr | list[StrictStr]
+    input: StrictStr | list[StrictStr] | list[StrictInt] | list[list[StrictInt]]
     model: StrictStr = "farfield"
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: StrictInt | None = None
@@ -82,18 +89,24 @@ class Refused(Exception):
         self.status, self.kind, self.reason = status, kind, reason
 
 
-def service(collection: Collection, limits: Limits | None = None, token: str | None = None) -> FastAPI:
+def service(
+    collection: Collection, limits: Limits | None = None, token: str | None = None, meter: Meter | None = None
+) -> FastAPI:
     """The application of an index.
 
     Args:
-        collection: The opened index; its encoder has to be there.
+        collection: The opened index.
         limits: Of a request.
         token: Bearer token; None asks for none.
+        meter: Counts requests; until its `loaded` is set, all but the page and /health answer 503. None is one that is.
     """
-    limits, meter = limits or Limits(), Meter()
+    limits = limits or Limits()
+    if meter is None:
+        meter = Meter()
+        meter.loaded.set()
     app = FastAPI(title="farfield retrieval", docs_url=None, redoc_url=None)
     app.add_middleware(Guard, limits=limits, token=token, meter=meter)
-    _errors(app)
+    _errors(app, meter)
     _documents(app, collection, limits)
     _embeddings(app, collection, limits)
 
@@ -102,36 +115,53 @@ def service(collection: Collection, limits: Limits | None = None, token: str | N
         return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})
 
     @app.get("/health")
-    def health() -> dict[str, Any]:
-        """Is it there, and what does it hold?"""
-        view = collection.view()
-        return {"status": "ok", "documents": len(collection), "vectors": view.rows, "encoder": view.digest}
+    def health() -> JSONResponse:
+        """Can it answer, and what does it hold? status is ok, or 503 and loading or damaged."""
+        held = _held(collection, meter)
+        held["background_merge"] = "ok" if collection.merge_error is None else "failed"
+        status = "damaged" if meter.damaged else "ok" if meter.loaded.is_set() else "loading"
+        return JSONResponse({"status": status, **held}, 200 if status == "ok" else 503)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> str:
         """Prometheus' text format."""
-        view = collection.view()
-        gauges = {"documents": len(collection), "vectors": view.rows, "segments": len(view.parts) - 1}
-        return meter.text({**gauges, "delta_vectors": view.parts[-1].n})
+        held = _held(collection, meter)
+        held |= {"merge_failed": collection.merge_error is not None, "damaged": meter.damaged}
+        return meter.text({name: value for name, value in held.items() if name != "encoder"})
 
     return app
+
+
+def _held(collection: Collection, meter: Meter) -> dict[str, Any]:
+    """What is in the index, as far as it can be read."""
+    try:
+        view = collection.view()
+        counts = {"documents": len(collection), "vectors": view.rows, "segments": len(view.parts) - 1}
+        return {**counts, "delta_vectors": view.parts[-1].n, "encoder": view.digest}
+    except Damaged:
+        meter.damaged = True
+        return {}
 
 
 def _documents(app: FastAPI, collection: Collection, limits: Limits) -> None:
     @app.post("/search")
     def search(body: SearchBody) -> dict[str, Any]:
         """The best documents, each with its best window, the window's characters and both cosines."""
-        _check_tokens(collection, [body.query], limits)
+        if len(body.query) * TOKENS_OF_A_CHARACTER > limits.tokens:
+            _check_tokens(collection, [body.query], limits)
         hits = collection.search(body.query, body.k, mode=body.mode, by=body.by, filters=body.filters)
         return {"hits": [asdict(hit) for hit in hits], "mode": body.mode, "by": body.by}
 
     @app.post("/documents")
-    def write(body: DocumentsBody) -> dict[str, Any]:
-        """Write documents: on disk and searchable when it answers; those of known ids are replaced."""
+    def write(body: DocumentsBody, request: Request) -> dict[str, Any]:
+        """Write documents: on disk and searchable when it answers 200, not stored when it answers anything else.
+
+        Those of known ids are replaced; what is there already is left, so a write that got no answer may be sent again.
+        """
         _check_batch(len(body.documents), limits)
         documents = [Document(d.id, d.text, title=d.title, metadata=d.metadata) for d in body.documents]
         _check_tokens(collection, [d.text for d in documents], limits)
-        return asdict(collection.add(documents))
+        return asdict(collection.add(documents, check=request.scope["deadline"].check))
 
     @app.get("/documents/{id:path}")
     def read(id: Id) -> dict[str, Any]:
@@ -142,9 +172,9 @@ def _documents(app: FastAPI, collection: Collection, limits: Limits) -> None:
         return {"id": found.id, "title": found.title, "text": found.text, "metadata": dict(found.metadata)}
 
     @app.delete("/documents/{id:path}")
-    def delete(id: Id) -> dict[str, Any]:
+    def delete(id: Id, request: Request) -> dict[str, Any]:
         """Delete a document with all that belongs to it."""
-        if not collection.delete([id]):
+        if not collection.delete([id], check=request.scope["deadline"].check):
             raise Refused(404, "not_found", "there is no document of that id")
         return {"deleted": id}
 
@@ -153,7 +183,9 @@ def _embeddings(app: FastAPI, collection: Collection, limits: Limits) -> None:
     @app.post("/v1/embeddings")
     def openai(body: OpenAIBody) -> dict[str, Any]:
         """Vectors of texts, in OpenAI's form; a text longer than a window is the mean of its windows."""
-        texts = [body.input] if isinstance(body.input, str) else body.input
+        texts = [body.input] if isinstance(body.input, str) else [one for one in body.input if isinstance(one, str)]
+        if isinstance(body.input, list) and len(texts) < len(body.input):
+            raise Refused(422, "validation", TOKEN_IDS)
         _check_batch(len(texts), limits)
         encoder = collection.encoder
         if body.dimensions not in (None, encoder.d):
@@ -205,7 +237,7 @@ def _check_tokens(collection: Collection, texts: list[str], limits: Limits) -> i
     return total
 
 
-def _errors(app: FastAPI) -> None:
+def _errors(app: FastAPI, meter: Meter) -> None:
     """Every error is JSON with a reason, and names no path of the server."""
 
     def answer(status: int, kind: str, reason: str) -> JSONResponse:
@@ -226,6 +258,10 @@ def _errors(app: FastAPI) -> None:
         reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
         return answer(422, "validation", "; ".join(reasons[:5]))
 
+    @app.exception_handler(Expired)
+    def expired(_: Request, __: Expired) -> JSONResponse:
+        return answer(503, "timeout", f"too much time; {UNDONE}")
+
     @app.exception_handler(UserError)
     def user(_: Request, error: UserError) -> JSONResponse:
         if isinstance(error, Unavailable):
@@ -233,5 +269,6 @@ def _errors(app: FastAPI) -> None:
                 503, "unavailable", "the index cannot be written to (disk full, or locked); nothing was stored"
             )
         if isinstance(error, Damaged):
+            meter.damaged = True
             return answer(503, "damaged", "a file of the index is damaged; its owner finds out more with action=verify")
         return answer(422, "truncated" if isinstance(error, TruncatedText) else "validation", str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -17,6 +18,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 # Routes that anyone may ask: the page holds no data, health no texts.
 OPEN = frozenset(("/", "/health"))
+UNDONE = "nothing of it was stored; ask for less at once"
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 
@@ -29,7 +32,7 @@ class Limits:
         batch: Documents, queries or inputs of a request: 413 above.
         tokens: Tokens of a request's texts: 422 above.
         concurrency: Requests at work: 429 above.
-        seconds: Time of a request: 503 above.
+        seconds: Time of a request: 503 above, and what it was to write is not stored.
     """
 
     body: int = 2**25
@@ -39,17 +42,45 @@ class Limits:
     seconds: float = 60.0
 
 
-class Meter:
-    """Counts and times of requests, as Prometheus reads them."""
+class Expired(Exception):
+    """A request is past its time: what it was about to write is undone."""
+
+
+class Deadline:
+    """Settles once whether a request is refused or done: a write that has begun to commit is waited for."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._past = self._committing = False
+
+    def check(self, last: bool) -> None:
+        """Raises Expired where the request was refused; with last, it is not refused any more."""
+        with self._lock:
+            if self._past:
+                raise Expired
+            self._committing = self._committing or last
+
+    def expire(self) -> bool:
+        """Refuse the request; False where it commits already."""
+        with self._lock:
+            self._past = not self._committing
+            return self._past
+
+
+class Meter:
+    """Counts and times of requests, as Prometheus reads them; and what /health has to know."""
+
+    def __init__(self) -> None:
+        self.loaded = threading.Event()
+        self.damaged = False
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.buckets: Counter[tuple[str, float]] = Counter()
         self.seconds: Counter[str] = Counter()
         self.at_work = 0
 
     def note(self, method: str, route: str, status: int, seconds: float) -> None:
-        """One request that is done."""
+        """One request that is done; names that clients make up are counted together."""
+        method = method if method in METHODS else "other"
         self.requests[(method, route, status)] += 1
         self.seconds[route] += seconds  # type: ignore[assignment]
         for edge in BUCKETS:
@@ -58,9 +89,11 @@ class Meter:
 
     def text(self, gauges: dict[str, float]) -> str:
         """The exposition format 0.0.4."""
-        lines = ["# TYPE farfield_requests_total counter"]
+        lines = ["# HELP farfield_requests_total Requests answered, by route and status."]
+        lines.append("# TYPE farfield_requests_total counter")
         for (method, route, status), count in sorted(self.requests.items()):
             lines.append(f'farfield_requests_total{{method="{method}",route="{route}",status="{status}"}} {count}')
+        lines.append("# HELP farfield_request_seconds Time of requests in seconds.")
         lines.append("# TYPE farfield_request_seconds histogram")
         for route in sorted(self.seconds):
             total = sum(count for (_, of, _), count in self.requests.items() if of == route)
@@ -94,7 +127,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status, started = time.perf_counter(), 500, False
+        # Nothing was answered: the client has gone.
+        began, status, started = time.perf_counter(), 499, False
 
         async def noted(message: Message) -> None:
             nonlocal status, started
@@ -112,11 +146,17 @@ class Guard:
             if (refusal := self._forbidden(scope)) is not None:
                 await refuse(noted, *refusal)
                 return
-            await asyncio.wait_for(self._pass(scope, receive, noted), self._limits.seconds)
-        except asyncio.TimeoutError:
-            if not started:
-                what = f"more than {self._limits.seconds:g} s; a write may still be stored: ask for the document"
-                await refuse(noted, 503, "timeout", what)
+            scope["deadline"] = deadline = Deadline()
+            work = asyncio.ensure_future(self._pass(scope, receive, noted))
+            await asyncio.wait((work,), timeout=self._limits.seconds)
+            if not work.done() and deadline.expire():
+                work.cancel()
+                await asyncio.wait((work,))
+            if work.cancelled():
+                if not started:
+                    await refuse(noted, 503, "timeout", f"more than {self._limits.seconds:g} s; {UNDONE}")
+                return
+            await work
         finally:
             meter.at_work -= 1
             route = getattr(scope.get("route"), "path", "unknown")
@@ -124,6 +164,8 @@ class Guard:
 
     def _forbidden(self, scope: Message) -> tuple[int, str, str] | None:
         headers = dict(scope["headers"])
+        if not self._meter.loaded.is_set() and scope["path"] not in OPEN:
+            return 503, "loading", "the encoder is being loaded; ask again in a second"
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._limits.body:
             return self._too_large()

@@ -1,4 +1,7 @@
-"""An encoder for a service: queries of many clients in one batch, never behind a document."""
+"""An encoder for a service: queries of many clients in one batch, never behind a document.
+
+Each of its two models has one thread of its own: torch keeps a team of threads for every thread that calls it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 # Tokens of one batch of queries, padding counted.
 BATCH_TOKENS = 8192
 Job = tuple[list[str], int, "Future[Vectors]"]
+Call = tuple[Callable[[], "list[Encoding]"], "Future[list[Encoding]]"]
 
 
 class ServingEncoder:
@@ -31,19 +35,32 @@ class ServingEncoder:
         self.d, self.max_tokens = queries.d, queries.max_tokens
         self.fingerprint: Fingerprint = queries.fingerprint
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="queries", daemon=True)
-        self._thread.start()
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        works = {"queries": self._work, "documents": self._encode}
+        self._threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in works.items()]
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """End the thread after the queries that wait."""
+        """End the threads after what waits."""
         self._jobs.put(None)
-        self._thread.join()
+        self._calls.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def encode(
         self, texts: Sequence[str], *, policy: Policy = "chunk", progress: Callable[[int, int], None] | None = None
     ) -> list[Encoding]:
-        """Encodings of documents."""
-        return self._documents.encode(texts, policy=policy, progress=progress)
+        """Encodings of documents; progress is also called when their turn comes."""
+
+        def call() -> list[Encoding]:
+            if progress is not None:
+                progress(0, 0)
+            return self._documents.encode(texts, policy=policy, progress=progress)
+
+        done: Future[list[Encoding]] = Future()
+        self._calls.put((call, done))
+        return done.result()
 
     def encode_queries(self, texts: Sequence[str], *, policy: Policy = "warn") -> Vectors:
         """One vector a query, computed together with those of other callers."""
@@ -55,6 +72,14 @@ class ServingEncoder:
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""
         return self._documents.count_tokens(texts)
+
+    def _encode(self) -> None:
+        while (one := self._calls.get()) is not None:
+            call, done = one
+            try:
+                done.set_result(call())
+            except Exception as error:
+                done.set_exception(error)
 
     def _work(self) -> None:
         while (first := self._jobs.get()) is not None:

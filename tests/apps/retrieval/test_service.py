@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from farfield.apps.cli.compose import composed
-from farfield.apps.retrieval.collection import Collection
+from farfield.apps.retrieval import opening
+from farfield.apps.retrieval.collection import Collection, vector_rows
+from farfield.apps.retrieval.document import Document
+from farfield.apps.retrieval.search import search as search_verb
 from farfield.apps.retrieval.serve import serve
 from farfield.apps.retrieval.service import service
-from farfield.apps.retrieval.service_guard import Limits
+from farfield.apps.retrieval.service_guard import Deadline, Expired, Limits, Meter
 from farfield.apps.retrieval.serving_encoder import ServingEncoder
+from farfield.apps.retrieval.store import insert
 from farfield.apps.retrieval.verify import verify
 from farfield.apps.training.errors import UserError
 from tests.apps.retrieval.fake_encoder import FakeEncoder
@@ -59,6 +64,27 @@ def test_what_is_written_is_found_as_the_library_finds_it(client, collection):
         ]
     hits = client.post("/search", json={"query": "alpha", "filters": {"length": {"gte": 11}}}).json()["hits"]
     assert {hit["id"] for hit in hits} == {"b", "c"}
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense", "bm25"])
+def test_the_command_line_prints_what_the_service_answers(client, collection, tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(opening, "load_encoder", lambda *a, **k: FakeEncoder())
+    write(client, a="alpha beta", b="gamma delta " * 30, c="alpha gamma")
+    out = tmp_path / "hits.jsonl"
+    words = [f"index={collection.folder}", "query=alpha gamma", f"mode={mode}", f"out={out}", "encoder=fake"]
+    search_verb(run_folder=tmp_path, **composed("retrieval", "search", [*words, "filters=['length>=11']"]))
+    body = {"query": "alpha gamma", "mode": mode, "filters": {"length": {"gte": 11}}}
+    assert [json.loads(line) for line in out.read_text().splitlines()] == client.post("/search", json=body).json()[
+        "hits"
+    ]
+
+
+def test_names_that_clients_make_up_are_counted_together(client):
+    for name in ("BREW", "WHEN"):
+        assert client.request(name, "/search").status_code == 405
+    text = client.get("/metrics").text
+    assert 'method="other",route="/search",status="405"} 2' in text
+    assert "BREW" not in text
 
 
 def test_documents_are_read_replaced_and_deleted(client):
@@ -101,6 +127,7 @@ def test_health_and_metrics_say_what_is_there(client):
     text = client.get("/metrics").text
     assert 'farfield_requests_total{method="POST",route="/documents",status="200"} 1' in text
     assert "farfield_documents 2" in text
+    assert "farfield_damaged 0" in text
     assert 'farfield_request_seconds_bucket{route="/documents",le="+Inf"} 1' in text
 
 
@@ -116,7 +143,10 @@ def test_health_and_metrics_say_what_is_there(client):
         ("/documents", {"documents": [{"id": "a\u0000", "text": "b"}]}, 422, "control characters"),
         ("/documents", {"documents": [{"id": str(i), "text": "b"} for i in range(9)]}, 413, "at most 8"),
         ("/embed", {"inputs": ["a"] * 9}, 413, "at most 8"),
-        ("/v1/embeddings", {"input": [1, 2]}, 422, "body.input"),
+        ("/v1/embeddings", {"input": [1, 2]}, 422, "token ids came"),
+        ("/v1/embeddings", {"input": [[1], [2, 3]]}, 422, "a text or a list of texts is accepted"),
+        ("/v1/embeddings", {"input": [1.5]}, 422, "body.input"),
+        ("/v1/embeddings", {"input": ["a"] * 9}, 413, "at most 8"),
         ("/nowhere", {}, 404, "Not Found"),
     ],
 )
@@ -170,7 +200,71 @@ def test_too_many_at_once_and_too_slow_are_said(tmp_path):
             call.join()
         assert sorted(set(answers)) in ([429, 503], [503])
         assert client.get("/health").status_code == 200
+        assert len(collection) == 0
         time.sleep(2)
+        # What was refused is not stored later either.
+        assert len(collection) == 0
+
+
+def test_a_write_past_its_time_that_commits_already_is_answered(collection):
+    begun, writing = threading.Event(), collection.store.writing
+
+    @contextmanager
+    def slow():
+        with writing() as db:
+            yield db
+            begun.set()
+            time.sleep(0.6)
+
+    collection.store.writing = slow
+    client = TestClient(service(collection, Limits(seconds=0.3)))
+    assert write(client, a="alpha").json()["new"] == ["a"]
+    assert begun.is_set()
+    assert client.delete("/documents/a").json() == {"deleted": "a"}
+    assert len(collection) == 0
+
+
+def test_a_deadline_is_settled_once():
+    late, early = Deadline(), Deadline()
+    late.check(False)
+    assert late.expire()
+    with pytest.raises(Expired):
+        late.check(True)
+    early.check(True)
+    assert not early.expire()
+    early.check(False)
+
+
+def test_a_write_that_is_sent_again_changes_nothing(client, collection):
+    assert write(client, a="alpha").json()["new"] == ["a"]
+    version = collection.view().version
+    assert write(client, a="alpha").json()["unchanged"] == ["a"]
+    assert collection.view().version == version
+
+
+def test_health_says_that_the_encoder_is_being_loaded(collection):
+    meter = Meter()
+    client = TestClient(service(collection, LIMITS, meter=meter))
+    assert (client.get("/health").status_code, client.get("/health").json()["status"]) == (503, "loading")
+    answer = client.post("/search", json={"query": "a"})
+    assert (answer.status_code, answer.json()["error_type"]) == (503, "loading")
+    assert answer.headers["retry-after"] == "1"
+    meter.loaded.set()
+    assert client.get("/health").json()["status"] == "ok"
+    assert client.post("/search", json={"query": "a"}).status_code == 200
+
+
+def test_health_says_that_a_file_is_damaged_and_names_no_path(client, collection, tmp_path):
+    with collection.store.writing() as db:
+        vectors = vector_rows(FakeEncoder().encode(["alpha"])[0])
+        doc = insert(db, Document("a", "alpha"), 1, False, {1: vectors})
+        db.execute("UPDATE vectors SET data = zeroblob(64) WHERE doc = ?", [doc])
+    answer = client.post("/search", json={"query": "alpha"})
+    assert (answer.status_code, answer.json()["error_type"]) == (503, "damaged")
+    health = client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (503, "damaged")
+    assert str(tmp_path) not in health.text + answer.text
+    assert "farfield_damaged 1" in client.get("/metrics").text
 
 
 json_values = st.recursive(
