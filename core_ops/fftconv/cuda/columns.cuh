@@ -4,16 +4,17 @@
 //   columns_inverse   W, gate -> y: what is left of the twiddles is the fraction n2/N2 of the output index n1 + n2/N2
 //   columns_inverse_pair   W, two gates -> two outputs
 // A thread owns COL1 points of one column; COLS columns a block. PRE, POST: whether there is a gate; PAIR: whether the pair is wanted.
-// COLMINB: blocks a multiprocessor. W: intermediate.cuh.
+// COLMINB: blocks a multiprocessor. PART: which kernel, 1 to 3 as they stand here; without it all of them. W: intermediate.cuh.
 #include "intermediate.cuh"
 #ifndef PAIR
 #define PAIR 0
 #endif
 
+#if PART == 0 || PART == 1
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_forward(
     const io* u_, const io* g1_, Point* w, float* scales,
 #if LOW
-    unsigned short* low,
+    unsigned short* low, i64 low_sb, i64 low_sh,
 #endif
     i64 u_sb, i64 u_sh, i64 g1_sb, i64 g1_sh, int H, int L, int count) {
   SHARED(memory);
@@ -64,6 +65,9 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_fo
       dft<COL3, -1>(v + M, second.template shifted<-M, COL1>());
     });
     const i64 at = (i64)bh * (N1 * N2) + t * N2 + n2 + c;
+#if LOW
+    unsigned short* rest = low + bh / H * low_sb + bh % H * low_sh + t * N2 + n2 + c;
+#endif
     float scale = 1.f;
 #if !WIDE
     float m = 0.f, inverse;
@@ -87,13 +91,14 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_fo
 #if WIDE
       w[at + LINE] = p;
 #elif LOW
-      w[at + LINE] = pack_low(p, scale, low + at + LINE);
+      w[at + LINE] = pack_low(p, scale, rest + LINE);
 #else
       w[at + LINE] = pack(make_float2(p.x * scale, p.y * scale));
 #endif
     });
   }
 }
+#endif
 
 // ya = x, or ga x with a gate; with two, yb = gb x besides. Gates pass through the place of the exchange.
 template <int GATES> FI void inverse_columns(
@@ -193,6 +198,7 @@ template <int GATES> FI void inverse_columns(
   }
 }
 
+#if PART == 0 || PART == 2
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_inverse(
     const Point* w, const float* scales, const io* g2, io* y, i64 g2_sb, i64 g2_sh, i64 y_sb, i64 y_sh, int H, int L, int count) {
   SHARED(memory);
@@ -200,8 +206,9 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_in
   const Tensor3<io> out{y, y_sb, y_sh};
   inverse_columns<POST>(memory, w, scales, gate, gate, out, out, H, L, count);
 }
+#endif
 
-#if PAIR
+#if PAIR && (PART == 0 || PART == 3)
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_inverse_pair(
     const Point* w, const float* scales, const io* ga, const io* gb, io* ya, io* yb, i64 ga_sb, i64 ga_sh, i64 gb_sb, i64 gb_sh, i64 ya_sb,
     i64 ya_sh, i64 yb_sb, i64 yb_sh, int H, int L, int count) {

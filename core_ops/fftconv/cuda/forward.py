@@ -12,19 +12,20 @@ from torch import Tensor
 
 from .launch import (
     SPECTRUM_BYTES,
+    Kernels,
     Operands,
     Spectra,
     address,
     aligned,
-    built,
+    built_together,
     channel_chunks,
     cut,
+    spectrum_kind,
     spectrum_of,
     splits_for,
     strides,
 )
 from .long_forward import forward_plan, long_forward
-from .nvrtc import Module
 from .plan import FORWARD, IO, RowPlan, device_of, fft_size, first_fitting
 
 
@@ -38,11 +39,15 @@ def row_plan(size: int, dtype: torch.dtype, pregate: bool, staged: bool, index: 
 
 @cache
 def row_kernel(
-    plan: RowPlan, dtype: torch.dtype, gates: tuple[bool, bool], circular: bool, index: int
-) -> tuple[Module, int, int]:
-    """onepass.cuh of a plan, the threads of a block and its shared memory."""
-    module = built("onepass.cuh", {**plan.options(IO[dtype], *gates), "SHIFT": int(not circular)}, index)
-    return module, plan.group_threads * plan.groups, plan.forward_bytes(dtype.itemsize, gates[0])
+    plan: RowPlan, dtype: torch.dtype, gates: tuple[bool, bool], circular: bool, led: bool, index: int
+) -> tuple[Kernels, int, int]:
+    """onepass.cuh of a plan, the threads of a block, its shared memory; what makes its spectra is built beside it."""
+    own, spectra = plan.options(IO[dtype], *gates), spectrum_kind(plan, circular, led)
+    wanted = [("onepass.cuh", {**own, "SHIFT": int(not circular)}, ("forward",))]
+    if plan.spectrum >= 2:
+        wanted.append(("spectrum.cuh", spectra, ("spectrum",)))
+    kernels = built_together(wanted, index)[0]
+    return kernels, plan.group_threads * plan.groups, plan.forward_bytes(dtype.itemsize, gates[0])
 
 
 def forward(x: Operands, circular: bool = False, spectra: Spectra | None = None) -> Tensor:
@@ -64,12 +69,12 @@ def forward(x: Operands, circular: bool = False, spectra: Spectra | None = None)
     whole = None
     if x.lead or spectra is not None:
         plan = replace(plan, spectrum=3 if plan.size == 4096 else 2)
+    kernels, threads, shared = row_kernel(plan, u.dtype, gates, circular, x.lead > 0, index)
     if spectra is not None:
         if plan.radices not in spectra:
             spectra[plan.radices] = (spectrum_of(plan, x.k, x.skip, u.shape[1], circular, x.lead),)
         (whole,) = spectra[plan.radices]
     reads, device = plan.spectrum >= 2, device_of(index)
-    kernels, threads, shared = row_kernel(plan, u.dtype, gates, circular, index)
     made = size * 8 if reads and whole is None else 0
     for first, count in channel_chunks(u.shape[1], x.per_group, made, SPECTRUM_BYTES):
         part, out = (x, y) if count == u.shape[1] else (x.channels(first, count), cut(y, first, count))

@@ -3,6 +3,7 @@
 Shapes: dy, u, gates (B, H, L) with unit stride in time; k (G, Lk) fp32, contiguous; skip (H,) fp32.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,22 +15,23 @@ from torch import Tensor
 from ...errors import KernelUnavailable
 from .gradient_plan import LongBackwardPlan, backward_plan, long_backward_plan, pair_bytes, pair_plan
 from .launch import (
+    PARTS,
+    Kernels,
     Operands,
     address,
     aligned,
-    built,
     built_together,
     channel_chunks,
     cut,
+    spectrum_kind,
     spectrum_of,
     splits_for,
     strides,
 )
-from .nvrtc import Module
 from .plan import IO, Device, RowPlan, device_of, fft_size, wide_intermediates
 
 Gradients = tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None]
-LEAST_BYTES = 8 << 20  # intermediates under this are made for all channels at once
+LEAST_BYTES = 8 << 20  # intermediates of long rows under this are made for all channels at once
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def backward(x: Operands, dy: Tensor, circular: bool = False) -> Gradients:
 def spare_bytes(x: Operands, to: Places) -> int:
     """The most that a call may hold besides inputs and gradients."""
     given = (x.u, x.k, x.pregate, x.postgate, to.dy, to.du, to.dpre, to.dpost, to.dk)
-    return max(LEAST_BYTES, 3 * sum(t.numel() * t.element_size() for t in given if t is not None) // 10)
+    return 3 * sum(t.numel() * t.element_size() for t in given if t is not None) // 10
 
 
 @dataclass(frozen=True)
@@ -102,24 +104,33 @@ class RowBackward:
 
     plan: RowPlan
     paired: bool
-    kernels: Module
+    kernels: Kernels
     shared: int
     circular: bool
     device: Device
 
-    def splits(self, batch: int, count: int) -> int:
-        """In how many parts a channel's rows go."""
+    def splits(self, batch: int, count: int, taps: int, spare: int) -> int:
+        """In how many parts a channel's rows go: as many as fill the chip, while their sums fit beside the spectra."""
         if self.paired:
-            return max(1, min(batch, -(-self.device.sms * self.plan.blocks // (2 * count))))
-        return splits_for(batch, count, self.plan, self.device, 32)
+            wanted = max(1, min(batch, -(-self.device.sms * self.plan.blocks // (2 * count))))
+        else:
+            wanted = splits_for(batch, count, self.plan, self.device, 32)
+        room = max(1, (spare - count * self.plan.size * 8) // (count * taps * 4))
+        return wanted if wanted <= room else -(-batch // -(-batch // room))
+
+    def pieces(self, x: Operands, to: Places) -> Iterator[tuple[int, int, int]]:
+        """(first, count, splits) over channels: what they hold at a time fits besides inputs and gradients."""
+        taps, spare = x.k.shape[1], spare_bytes(x, to)
+        each = self.plan.size * 8 + (taps * 4 if x.per_group > 1 else 0)
+        for first, count in channel_chunks(x.u.shape[1], x.per_group, each, spare):
+            yield first, count, self.splits(x.u.shape[0], count, taps, spare)
 
     def run(self, x: Operands, to: Places) -> None:
         """Fill the places."""
         plan, per_group, taps = self.plan, x.per_group, x.k.shape[1]
-        batch, channels, length = x.u.shape
-        for first, count in channel_chunks(channels, per_group, plan.size * 8, spare_bytes(x, to)):
+        batch, _, length = x.u.shape
+        for first, count, splits in self.pieces(x, to):
             part, out = x.channels(first, count), to.channels(first, count, per_group)
-            splits = self.splits(batch, count)
             kf = spectrum_of(plan, part.k, part.skip, count, self.circular, x.lead)
             whole = splits == 1 and per_group == 1
             parts = out.dk[None] if whole else torch.empty(splits, count, taps, device=x.u.device)
@@ -150,15 +161,16 @@ def row_backward(
     source, shared = (
         ("backward.cuh", plan.backward_bytes(item, *gates)) if pair is None else ("backward_pair.cuh", pair_bytes(plan))
     )
-    kind = {"SHIFT": int(not circular), "LEAD": int(led)}
-    own, spectra = {**plan.options(IO[dtype], *gates), **kind}, {**plan.spectrum_options(), **kind}
-    kernels = built_together([(source, own), ("spectrum.cuh", spectra)], index)[0]
+    spectra = spectrum_kind(plan, circular, led)
+    own = {**plan.options(IO[dtype], *gates), "SHIFT": spectra["SHIFT"], "LEAD": spectra["LEAD"]}
+    names = ("backward" if pair is None else "backward_pair",), ("spectrum",)
+    kernels = built_together([(source, own, names[0]), ("spectrum.cuh", spectra, names[1])], index)[0]
     return RowBackward(plan, pair is not None, kernels, shared, circular, device)
 
 
 @dataclass(frozen=True)
 class Signal:
-    """What the passes of one signal hand over: points, their low bytes, scales of tiles and of lines."""
+    """What the passes of one signal hand over: points, their low bytes (B, H, N), scales of tiles and of lines."""
 
     points: Tensor
     low: Tensor | None
@@ -176,19 +188,22 @@ def passes(
     wide: bool,
     circular: bool,
     index: int,
-) -> list[Module]:
+) -> list[Kernels]:
     """The column passes of gated signals and of others, of filters, of their gradients, and the rows."""
     pre, post = gates
     plain = plan.column_options(io, (False, False, False), staged, wide, circular)
     gated = plan.column_options(io, (True, post, pre), staged, wide, circular) if pre or post else plain
+    forward, inverse, pair = (PARTS["columns.cuh"][i : i + 1] for i in range(3))
+    # (gated, as they are): what enters, du with or without a gate
+    enters = forward if pre or post else (), () if pre and post else forward
+    leaves = (*(inverse if post else ()), *(pair if pre else ())), () if pre else inverse
     wanted = [
-        ("columns.cuh", gated), ("columns.cuh", gated if pre and post else plain),
-        ("columns.cuh", plan.filter_options(wide, circular, filter_staged)),
-        ("columns.cuh", plan.filter_gradient_options(circular)),
-        ("long_backward.cuh", plan.row_options(io, post, wide, circular)),
+        ("columns.cuh", gated, (*enters[0], *leaves[0])), ("columns.cuh", plain, (*enters[1], *leaves[1])),
+        ("columns.cuh", plan.filter_options(wide, circular, filter_staged), forward),
+        ("columns.cuh", plan.filter_gradient_options(circular), inverse),
+        ("long_backward.cuh", plan.row_options(io, post, wide, circular), ("rows_gradient",)),
     ]  # fmt: skip
-    built_together([each for i, each in enumerate(wanted) if each not in wanted[:i]], index)
-    return [built(*each, index) for each in wanted]
+    return built_together(wanted, index)
 
 
 class Long:
@@ -199,6 +214,9 @@ class Long:
     ) -> None:
         self.plan, self.x, self.to, self.staged, self.wide, self.low = plan, x, to, staged, wide, not wide
         self.device, self.filter_staged = device_of(x.u.device.index), aligned(x.k[None])
+        # What only rows read may lie where columns leave later: low bytes in two gradients of signals, filters in dk.
+        outs = [] if wide or x.u.shape[2] != plan.size else [t for t in (to.dpost, to.dpre, to.du) if t is not None]
+        self.lent, self.filters_lent = len(outs) > 1, not wide and x.per_group == 1 and x.k.shape[1] == plan.size
         gates, index = (x.pregate is not None, x.postgate is not None), x.u.device.index
         modules = passes(plan, IO[x.u.dtype], gates, staged, self.filter_staged, wide, circular, index)
         self.gated, self.plain, self.filters, self.leaving, self.rows = modules
@@ -207,20 +225,30 @@ class Long:
         """Unwritten memory."""
         return torch.empty(count, dtype=dtype, device=self.x.u.device)
 
-    def columns(self, module: Module, name: str, rows: int, shared: int, *arguments: Any) -> None:
+    def columns(self, kernels: Kernels, name: str, rows: int, shared: int, *arguments: Any) -> None:
         """Launch a pass over columns, of some rows, each block over several."""
         plan = self.plan
         blocks = (
             max(8, 4 * plan.column_blocks) if name == "columns_forward" else 2 * plan.column_blocks
         ) * self.device.sms
         steps = max(1, min(rows, blocks // plan.tiles))
-        module.launch(name, plan.tiles * steps, plan.threads, shared, *arguments, np.int32(rows))
+        kernels.launch(name, plan.tiles * steps, plan.threads, shared, *arguments, np.int32(rows))
 
-    def enter(self, signal: Tensor, gate: Tensor | None) -> Signal:
+    def lows(self, out: Places) -> tuple[Tensor | None, Tensor | None]:
+        """Memory of two signals' low bytes, (B, H, N)."""
+        if not self.low:
+            return None, None
+        if self.lent:
+            first, second, *_ = (t for t in (out.dpost, out.dpre, out.du) if t is not None)
+            return first, second
+        batch, count, _ = out.dy.shape
+        both = self.empty(2 * batch * count * self.plan.size, torch.int16).view(2, batch, count, -1)
+        return both[0], both[1]
+
+    def enter(self, signal: Tensor, gate: Tensor | None, low: Tensor | None) -> Signal:
         """Transform the columns of gate * signal."""
         plan, (batch, count, length) = self.plan, signal.shape
         n = batch * count * plan.size
-        low = self.empty(n, torch.int16) if self.low else None
         s = Signal(
             self.empty(n * (2 if self.wide else 1)), low, self.empty(batch * count * plan.column[1] * plan.scales),
             self.empty(batch * count * plan.lines),
@@ -228,18 +256,16 @@ class Long:
         self.columns(
             self.plain if gate is None else self.gated, "columns_forward", batch * count,
             plan.forward_bytes(signal.element_size(), gate is not None, self.staged), signal.data_ptr(), address(gate),
-            s.points.data_ptr(), s.tiles.data_ptr(), *(() if low is None else (low.data_ptr(),)),
+            s.points.data_ptr(), s.tiles.data_ptr(), *(() if low is None else (low.data_ptr(), *strides(low))),
             *strides(signal, gate), np.int32(count), np.int32(length),
         )  # fmt: skip
         return s
 
-    def enter_filter(self, k: Tensor) -> Signal:
+    def enter_filter(self, k: Tensor, dk: Tensor) -> Signal:
         """Transform the columns of filters (G, Lk)."""
         plan, groups = self.plan, k.shape[0]
-        s = Signal(
-            self.empty(groups * plan.size * (2 if self.wide else 1)), None, self.empty(groups * plan.tiles),
-            self.empty(0),
-        )  # fmt: skip
+        points = dk if self.filters_lent else self.empty(groups * plan.size * (2 if self.wide else 1))
+        s = Signal(points, None, self.empty(groups * plan.tiles), self.empty(0))
         self.columns(
             self.filters, "columns_forward", groups, plan.forward_bytes(4, False, self.filter_staged), k.data_ptr(), 0,
             s.points.data_ptr(), s.tiles.data_ptr(), 0, k.stride(0), 0, 0, np.int32(groups), np.int32(k.shape[1]),
@@ -249,13 +275,14 @@ class Long:
     def multiply(self, u: Signal, y: Signal, k: Signal, count: int) -> Tensor:
         """The pass over lines; returns what becomes dk, a channel each."""
         plan, batch = self.plan, self.x.u.shape[0]
-        across = plan.lines // plan.lines_a_block
-        blocks = across * max(1, min(count, 4 * self.device.sms * plan.row_blocks // across))
+        across, slots = plan.lines // plan.lines_a_block, self.device.sms * plan.row_blocks
+        blocks = across * max(1, min(count, 8 * slots // across))
         d = self.empty(count * plan.size * 2)
         self.rows.launch(
             "rows_gradient", blocks, plan.row_threads, plan.row_bytes(self.wide), u.points.data_ptr(),
-            y.points.data_ptr(), address(u.low), address(y.low), u.tiles.data_ptr(), y.tiles.data_ptr(),
-            u.lines.data_ptr(), y.lines.data_ptr(), k.points.data_ptr(), k.tiles.data_ptr(), d.data_ptr(),
+            y.points.data_ptr(), address(u.low), address(y.low), *strides(u.low), u.tiles.data_ptr(),
+            y.tiles.data_ptr(), u.lines.data_ptr(), y.lines.data_ptr(), k.points.data_ptr(), k.tiles.data_ptr(),
+            d.data_ptr(),
             np.int32(batch), np.int32(count), np.int32(count * plan.tiles // k.tiles.numel()),
         )  # fmt: skip
         return d
@@ -281,19 +308,28 @@ class Long:
             0, 0, out.data_ptr(), 0, 0, 0, out.stride(0), np.int32(count), np.int32(taps), np.int32(count),
         )  # fmt: skip
 
+    def channel_bytes(self) -> int:
+        """What one channel holds besides inputs and gradients."""
+        plan, x, batch = self.plan, self.x, self.x.u.shape[0]
+        signals = 2 * batch * (plan.size * (4 if self.lent else plan.point_bytes(self.wide)))
+        scales = 8 * batch * (plan.column[1] * plan.scales + plan.lines) + 4 * plan.tiles
+        filters = 0 if self.filters_lent else plan.size * (8 if self.wide else 4)
+        copies = 4 * x.k.shape[1] * ((x.skip is not None) + (x.per_group > 1))
+        return signals + scales + filters + copies + 8 * plan.size
+
     def run(self) -> None:
         """Fill the places."""
         x, per_group = self.x, self.x.per_group
-        batch, channels, _ = x.u.shape
-        each = self.plan.size * (2 * batch * self.plan.point_bytes(self.wide) + 20)
-        for first, count in channel_chunks(channels, per_group, each, spare_bytes(x, self.to)):
+        limit = max(LEAST_BYTES, spare_bytes(x, self.to))
+        for first, count in channel_chunks(x.u.shape[1], per_group, self.channel_bytes(), limit):
             part, out = x.channels(first, count), self.to.channels(first, count, per_group)
             taps = part.k
             if part.skip is not None:
                 taps = taps.repeat_interleave(per_group, 0) if per_group > 1 else taps.clone()
                 taps[:, 0] += part.skip
-            u, y = self.enter(part.u, part.pregate), self.enter(out.dy, part.postgate)
-            filters = self.enter_filter(taps)
+            lows = self.lows(out)
+            u, y = self.enter(part.u, part.pregate, lows[0]), self.enter(out.dy, part.postgate, lows[1])
+            filters = self.enter_filter(taps, out.dk)
             d = self.multiply(u, y, filters, count)
             if out.dpost is not None:
                 self.leave(u, (out.dy,), (out.dpost,))
@@ -308,4 +344,4 @@ class Long:
             if out.dskip is not None:
                 out.dskip.copy_(parts[:, 0])
             # the next chunk may take this memory
-            del u, y, filters, d, parts, taps
+            del u, y, filters, d, parts, taps, lows

@@ -22,6 +22,11 @@ from .plan import (
 
 SPECTRUM_BYTES = 256 << 20  # spectra and intermediates beyond this are made for some channels at a time
 LEAST_BYTES = 32 << 20  # intermediates under this are made for all channels at once
+# Kernels of a source that are compiled one by one, in their order there: PART
+PARTS = {
+    "long_forward.cuh": ("columns_forward", "columns_inverse", "rows_product"),
+    "columns.cuh": ("columns_forward", "columns_inverse", "columns_inverse_pair"),
+}
 # A filter's spectra by what made them: filled where they are not there, read where they are.
 Spectra = dict[Any, tuple[Tensor, ...]]
 
@@ -37,13 +42,32 @@ def built(source: str, options: dict[str, int], index: int) -> Module:
     return module(source, tuple(sorted(options.items())), index)
 
 
-def built_together(wanted: Sequence[tuple[str, dict[str, int]]], index: int) -> list[Module]:
-    """`built` of several (source, options), each compiled on a core of its own."""
+@dataclass(frozen=True)
+class Kernels:
+    """Some kernels of one source with one set of options, by their names."""
+
+    modules: dict[str, Module]
+
+    def launch(self, name: str, *arguments: Any) -> None:
+        """`Module.launch` of one of them."""
+        self.modules[name].launch(name, *arguments)
+
+
+def built_together(wanted: Sequence[tuple[str, dict[str, int], tuple[str, ...]]], index: int) -> list[Kernels]:
+    """The named kernels of several (source, options, names), each compiled on a core of its own."""
     # Two threads that import it at once may find half of it.
     import cuda.core  # noqa: F401
 
-    with ThreadPoolExecutor(len(wanted)) as pool:
-        return list(pool.map(lambda each: built(each[0], each[1], index), wanted))
+    parts = [
+        (source, {**options, "PART": PARTS[source].index(name) + 1} if source in PARTS else options)
+        for source, options, names in wanted
+        for name in names
+    ]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        apart = [each for i, each in enumerate(parts) if each not in parts[:i]]
+        list(pool.map(lambda each: built(each[0], each[1], index), apart))
+    ready = iter([built(source, options, index) for source, options in parts])
+    return [Kernels({name: next(ready) for name in names}) for _, _, names in wanted]
 
 
 def strides(*tensors: Tensor | None) -> tuple[int, ...]:
@@ -73,9 +97,8 @@ def cut(x: Tensor, first: int, count: int) -> Tensor:
 
 def channel_chunks(channels: int, per_group: int, bytes_each: int, limit: int) -> Iterator[tuple[int, int]]:
     """(first, count) over channels: equal parts of whole groups, each under a limit where one group allows it."""
-    groups = channels // per_group
-    parts = min(groups, max(1, -(-channels * bytes_each // limit)))
-    count = -(-groups // parts) * per_group
+    groups, most = channels // per_group, max(1, limit // max(1, bytes_each) // per_group)
+    count = -(-groups // -(-groups // most)) * per_group
     for first in range(0, channels, count):
         yield first, min(count, channels - first)
 
@@ -87,13 +110,17 @@ def splits_for(batch: int, channels: int, plan: RowPlan, device: Device, steps: 
     return max(1, min(rounds, max(fill, even)))
 
 
+def spectrum_kind(plan: RowPlan, circular: bool, led: bool) -> dict[str, int]:
+    """Macros of spectrum.cuh."""
+    return {**plan.spectrum_options(), "SHIFT": int(not circular), "LEAD": int(led)}
+
+
 def spectrum_of(
     plan: RowPlan, k: Tensor, skip: Tensor | None, channels: int, circular: bool = False, lead: int = 0
 ) -> Tensor:
     """(H, N, 2): the filters' spectra in the order of the plan's kernels; `lead` taps stand before lag 0."""
     kf = torch.empty(channels, plan.size, 2, device=k.device)
-    options = {**plan.spectrum_options(), "SHIFT": int(not circular), "LEAD": int(lead > 0)}
-    built("spectrum.cuh", options, k.device.index).launch(
+    built("spectrum.cuh", spectrum_kind(plan, circular, lead > 0), k.device.index).launch(
         "spectrum", -(-channels // plan.rows), plan.group_threads, plan.spectrum_bytes,
         kf.data_ptr(), k.data_ptr(), k.stride(0), address(skip), np.int32(channels), np.int32(k.shape[1]),
         np.int32(channels // k.shape[0]), np.int32(lead),
@@ -144,22 +171,22 @@ class Columns:
     plan: ForwardPlan
     sms: int
 
-    def forward(self, module: Module, rows: int, shared: int, *arguments: Any, filters: bool = False) -> None:
+    def forward(self, kernels: Kernels, rows: int, shared: int, *arguments: Any, filters: bool = False) -> None:
         """Launch `columns_forward` over some rows; filters are few: one wave of blocks, where a block fills a chip."""
         waves = 1 if filters and self.plan.column_blocks == 1 else 8
         steps = max(1, min(rows, waves * self.sms // self.plan.tiles))
         blocks = self.plan.tiles * steps
-        module.launch("columns_forward", blocks, self.plan.threads, shared, *arguments, np.int32(rows))
+        kernels.launch("columns_forward", blocks, self.plan.threads, shared, *arguments, np.int32(rows))
 
-    def inverse(self, module: Module, rows: int, shared: int, *arguments: Any) -> None:
+    def inverse(self, kernels: Kernels, rows: int, shared: int, *arguments: Any) -> None:
         """Launch `columns_inverse` over some rows."""
         together = max(1, min(rows, self.sms * self.plan.column_blocks // self.plan.tiles))
         waves = min(-(-rows // together), 1 if self.plan.column_blocks == 1 else 8)
         blocks, last = self.plan.tiles * together * waves, (np.int32(rows), np.int32(together))
-        module.launch("columns_inverse", blocks, self.plan.threads, shared, *arguments, *last)
+        kernels.launch("columns_inverse", blocks, self.plan.threads, shared, *arguments, *last)
 
 
-def filter_columns(columns: Columns, filters: Module, k: Tensor, point: int) -> tuple[Tensor, Tensor]:
+def filter_columns(columns: Columns, filters: Kernels, k: Tensor, point: int) -> tuple[Tensor, Tensor]:
     """The columns of filters (G, Lk), and their scales."""
     plan, groups = columns.plan, k.shape[0]
     w = torch.empty(groups * plan.size * point // 4, dtype=torch.int32, device=k.device).view(groups, -1)

@@ -21,8 +21,8 @@ struct Signal {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, MINB) rows_gradient(
-    Point* wu, Point* wy, const unsigned short* low_u, const unsigned short* low_y, const float* tiles_u, const float* tiles_y,
-    float* rows_u, float* rows_y, const FilterPoint* wk, const float* filter_scales, c2* wd, int B, int H, int per_group) {
+    Point* wu, Point* wy, const unsigned short* low_u, const unsigned short* low_y, i64 low_sb, i64 low_sh, const float* tiles_u,
+    const float* tiles_y, float* rows_u, float* rows_y, const FilterPoint* wk, const float* filter_scales, c2* wd, int B, int H, int per_group) {
   SHARED(table);
   const int side = threadIdx.x / T, t = threadIdx.x % T, signal = side % 2, group = threadIdx.x / GROUP;
   const int k1 = blockIdx.x % (N1 / PAIRS) * PAIRS + side / 2;
@@ -45,9 +45,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) rows_gradient(
   auto fetch = [&](int b) {
     if (b < B) {
       const i64 bh = (i64)b * H + h, at = (bh * N1 + k1) * N2;
+      const unsigned short* rest = s.low + b * low_sb + h * low_sh + k1 * N2;
       for (int i = t; i < N2 * (int)sizeof(Point) / 16; i += T) copy16(slot + i * 16, (const char*)(s.w + at) + i * 16, 16);
       if constexpr (LOW)
-        for (int i = t; i < N2 / 8; i += T) copy16((char*)sl + i * 16, (const char*)(s.low + at) + i * 16, 16);
+        for (int i = t; i < N2 / 8; i += T) copy16((char*)sl + i * 16, (const char*)rest + i * 16, 16);
       if constexpr (!WIDE) fetch_line<SCALES, T>((void*)scale_of, s.tile_scales + (bh * COL3 + k1 % COL3) * SCALES, t);
     }
     copy_commit();

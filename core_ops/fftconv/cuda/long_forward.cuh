@@ -4,6 +4,7 @@
 //   columns_inverse  W, postgate -> y: what is left of the twiddles is the fraction n2/N2 of the output index n1 + n2/N2
 // The filter's columns are made by columns_forward with IO = 0, PRE = 0. A thread owns COL1 points of one column; COLS columns a block.
 // FORWARD_DEEP, INVERSE_DEEP: tiles in shared memory; with 2, the next one arrives while all of this one is at work.
+// PART: which kernel, 1 to 3 as they stand here; without it all of them.
 #include "intermediate.cuh"
 typedef Row<RADIX1, RADIX2, RADIX3, 0, 4, PADDED> Fft;
 
@@ -49,6 +50,7 @@ template <class Put, class Get> FI void exchange_halves(c2* v, Put place, Get ge
   each<COL1>([&](auto i) { v[decltype(i)::v].y = get(i); });
 }
 
+#if PART == 0 || PART == 1
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_forward(
     const io* u_, const io* g1_, Point* w, float* scales, i64 u_sb, i64 u_sh, i64 g1_sb, i64 g1_sh, int H, int L, int count) {
   SHARED(memory);
@@ -132,6 +134,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_fo
     });
   }
 }
+#endif
 
 // The rows of columns_inverse that a block takes: channel after channel in the order of time, `together` rows at work on a wave of blocks.
 struct Turns {
@@ -146,6 +149,7 @@ struct Turns {
   FI i64 row(int turn) const { return (i64)b(turn) * H + h(turn); }
 };
 
+#if PART == 0 || PART == 2
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_inverse(
     const Point* w, const float* scales, const io* g2_, io* y_, i64 g2_sb, i64 g2_sh, i64 y_sb, i64 y_sh, int H, int L, int count,
     int together) {
@@ -234,10 +238,12 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_in
     }
   }
 }
+#endif
 
 constexpr int E = Fft::E, T = Fft::T;
 constexpr int ROW_THREADS = T < 32 ? 32 : T, RPG = ROW_THREADS / T;  // rows of a block
 
+#if PART == 0 || PART == 3
 // One block: the row k1 of some channels for all of the batch; for each channel the filter's row is transformed first. A wave of blocks
 // has `together` channels at work, from the last to the first: the columns after begin with the first ones, which the L2 still holds.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, MINB) rows_product(
@@ -306,29 +312,32 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, MINB) rows_product(
   int h = H - 1 - wave * span - place % together;
   if (h >= last) fetch_filter(h);
   for (; h >= last; h -= together) {
-    float top = transform([&] { fetch_row(0, h); });
     float unit = 1.f / ((float)N1 * N2), back = 1.f;
-#if !WIDE
-    // Of the sum over k of V K the magnitude is at most |V| |K| (norms), and |V|^2 = N2 |v|^2 <= 2 N2^2 max(v)^2.
-    float norm = 0.f;
-    each<E>([&](auto j) { norm = fmaf(v[decltype(j)::v].x, v[decltype(j)::v].x, fmaf(v[decltype(j)::v].y, v[decltype(j)::v].y, norm)); });
-    norm = lanes_sum<(T < 32 ? T : 32)>(norm);
-    if constexpr (T > 32) {
-      if (t % 32 == 0) reduced[t / 32] = norm;
-      sync();
-      norm = 0.f;
-      each<T / 32>([&](auto j) { norm += reduced[decltype(j)::v]; });
-    }
-    // v is under 2^15 here, and shall be under 2^15 again.
-    unit *= top * step_scale<4>(sqrtf(2.f * norm) * top * (1.f / N1 * 32768.f), &back);
-#endif
-    each<E>([&](auto j) { ks[decltype(j)::v] = make_float2(v[decltype(j)::v].x * unit, v[decltype(j)::v].y * unit); });
-    for (int b = 0; b < B; b += RPG) {
-      top = transform([&] {
+    // The filter comes first, through the same machine code: less of it is better for compilers and caches.
+    for (int b = -RPG; b < B; b += RPG) {
+      const float top = transform([&] {
         if (b + RPG < B) fetch_row(b + RPG, h);
         else if (h - together >= last) fetch_filter(h - together);
         else copy_commit();
       });
+      if (b < 0) {
+#if !WIDE
+        // Of the sum over k of V K the magnitude is at most |V| |K| (norms), and |V|^2 = N2 |v|^2 <= 2 N2^2 max(v)^2.
+        float norm = 0.f;
+        each<E>([&](auto j) { norm = fmaf(v[decltype(j)::v].x, v[decltype(j)::v].x, fmaf(v[decltype(j)::v].y, v[decltype(j)::v].y, norm)); });
+        norm = lanes_sum<(T < 32 ? T : 32)>(norm);
+        if constexpr (T > 32) {
+          if (t % 32 == 0) reduced[t / 32] = norm;
+          sync();
+          norm = 0.f;
+          each<T / 32>([&](auto j) { norm += reduced[decltype(j)::v]; });
+        }
+        // v is under 2^15 here, and shall be under 2^15 again.
+        unit *= top * step_scale<4>(sqrtf(2.f * norm) * top * (1.f / N1 * 32768.f), &back);
+#endif
+        each<E>([&](auto j) { ks[decltype(j)::v] = make_float2(v[decltype(j)::v].x * unit, v[decltype(j)::v].y * unit); });
+        continue;
+      }
       each<E>([&](auto j) { v[decltype(j)::v] = cmul(v[decltype(j)::v], ks[decltype(j)::v]); });
       fft.inverse_complex(v, sync);
       if (b + sub < B) {
@@ -343,3 +352,4 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, MINB) rows_product(
     }
   }
 }
+#endif

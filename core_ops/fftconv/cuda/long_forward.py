@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ...errors import KernelUnavailable
 from .launch import (
+    PARTS,
     Columns,
+    Kernels,
     Operands,
     Spectra,
     address,
@@ -25,9 +27,9 @@ from .launch import (
     strides,
     with_skip,
 )
-from .nvrtc import Module
 from .plan import IO, RESERVED, ROWS, Device, ForwardPlan, device_of, wide_intermediates
 
+ROW_WAVES = 4  # blocks of rows, in what the chip holds at a time
 SHORT = {n: replace(ROWS[n], blocks=blocks) for n, blocks in ((128, 16), (256, 16), (512, 16), (1024, 8))}
 # N -> plans, best first as measured on an H100 (docs/decisions); the narrower columns are for less shared memory
 FORWARD_PLANS: dict[int, tuple[ForwardPlan, ...]] = {
@@ -85,14 +87,15 @@ def passes(
     filter_staged: bool,
     circular: bool,
     index: int,
-) -> list[Module]:
+) -> list[Kernels]:
     """long_forward.cuh of a plan, and of its filters."""
     device, wide = device_of(index), wide_intermediates(plan.size, dtype)
     options = (
         plan.options(IO[dtype], *gates, staged, wide, device),
         plan.options(0, False, False, filter_staged, wide, device),
     )
-    return built_together([("long_forward.cuh", {**o, "SHIFT": int(not circular)}) for o in options], index)
+    kinds = zip(options, (PARTS["long_forward.cuh"], ("columns_forward",)), strict=True)
+    return built_together([("long_forward.cuh", {**o, "SHIFT": int(not circular)}, names) for o, names in kinds], index)
 
 
 def long_forward(
@@ -150,7 +153,7 @@ def long_forward(
             address(part.pregate), w.data_ptr(), of_tiles.data_ptr(), *strides(part.u, part.pregate), *sizes,
         )  # fmt: skip
         together = max(1, min(count, device.sms * plan.row.blocks // n1))
-        waves = max(1, min(-(-count // together), 4 * device.sms * plan.row.blocks // (n1 * together)))
+        waves = max(1, min(-(-count // together), ROW_WAVES * device.sms * plan.row.blocks // (n1 * together)))
         kernels.launch(
             "rows_product", n1 * together * waves, plan.row.group_threads, plan.row_bytes(wide), w.data_ptr(),
             of_tiles.data_ptr(), of_rows.data_ptr(), wk.data_ptr(), of_filter.data_ptr(),

@@ -11,7 +11,7 @@ pytestmark = [gpu, pytest.mark.gpu]
 
 SPECTRUM = 256 << 20
 SHAPES = [(64, 256, 1024), (1, 768, 4096), (16, 256, 8192), (8, 256, 16384), (8, 128, 32768), (2, 64, 131072)]
-SHAPES += [(1, 32, 1 << 20)]
+SHAPES += [(1, 32, 1 << 20), (1, 768, 1024), (2, 768, 1024), (2, 768, 4096), (8, 64, 2048)]
 
 
 def most_bytes(run: object) -> tuple[int, list[Tensor]]:

@@ -21,6 +21,7 @@ def cases():
     yield "onepass.cuh", row.options(2, True, True)
     yield "spectrum.cuh", row.spectrum_options()
     yield "backward.cuh", back.options(1, True, True)
+    yield "backward.cuh", gradient_plan.BACKWARD[8192][0].options(2, True, True)
     yield "backward_pair.cuh", gradient_plan.PAIRS[16384].options(2, True, True)
     long = gradient_plan.LONG_BACKWARD[65536][0]
     yield "columns.cuh", long.column_options(2, (True, True, True), True, False, False)

@@ -8,15 +8,17 @@ int main(int count, char** words) {
   auto u = normal(B * s), p = normal(B * s), q = normal(B * s), dy = normal(B * s), k = normal(s);
   std::vector<float> du(B * s + 16, NAN), dp = du, dq = du, filter_tiles(H * COL3 * SCALES), ones(s + 16, 1.f);
   std::vector<Point> wu((size_t)B * H * N), wy = wu, wk((size_t)H * N);
-  std::vector<unsigned short> low_u(wu.size()), low_y = low_u, low_k(wk.size());
+  std::vector<unsigned short> low_u((size_t)B * H * (N + 8)), low_y = low_u, low_k((size_t)H * (N + 8));
   std::vector<float> tiles_u(B * H * COL3 * SCALES), tiles_y = tiles_u, rows_u(B * H * N1), rows_y = rows_u;
   std::vector<c2> wd((size_t)H * N, c2{NAN, NAN});
   std::vector<FilterPoint> filter(wk.size());
   const size_t column = EXCHANGE + N1 * COLS * (sizeof(Point) + 8) + N1 * 4 + 128;
+  // channels of low bytes stand apart
+  const i64 low_sh = N + 8, low_sb = H * low_sh;
   auto columns = [&](const float* x, const float* gate, Point* out, unsigned short* low, float* scales, int lines) {
     launch(2 * TILES, COLUMN_THREADS, 32, column, [&] {
 #if LOW
-      columns_forward(x, gate, out, scales, low, s, L, s, L, H, L, lines);
+      columns_forward(x, gate, out, scales, low, low_sb, low_sh, s, L, s, L, H, L, lines);
 #else
       columns_forward(x, gate, out, scales, s, L, s, L, H, L, lines);
 #endif
@@ -29,7 +31,7 @@ int main(int count, char** words) {
 #if WIDE
     filter[i] = wk[i];
 #else
-    filter[i] = unpack_low(wk[i], low_k[i], scale);
+    filter[i] = unpack_low(wk[i], low_k[i / N * low_sh + i % N], scale);
 #endif
   }
   columns(u.data(), p.data(), wu.data(), low_u.data(), tiles_u.data(), B * H);
@@ -37,8 +39,8 @@ int main(int count, char** words) {
   const size_t row = Fft::TABLE + SIDES * (Fft::SIZE * 8 + LANE) + 2 * SIDES * TRADE * 16 + KEPT + 128;
   launch(N1 / PAIRS, THREADS, GROUP, row, [&] {
     rows_gradient(
-        wu.data(), wy.data(), low_u.data(), low_y.data(), tiles_u.data(), tiles_y.data(), rows_u.data(), rows_y.data(), filter.data(),
-        filter_tiles.data(), wd.data(), B, H, 1);
+        wu.data(), wy.data(), low_u.data(), low_y.data(), low_sb, low_sh, tiles_u.data(), tiles_y.data(), rows_u.data(),
+        rows_y.data(), filter.data(), filter_tiles.data(), wd.data(), B, H, 1);
   });
   launch(TILES, COLUMN_THREADS, 32, column, [&] {
     columns_inverse(wu.data(), rows_u.data(), dy.data(), dq.data(), s, L, s, L, H, L, B * H);
