@@ -31,19 +31,23 @@ UNSCALED = (*((length, b, 768) for length in (1024, 4096, 32768) for b in (1, 2,
 FP32, FP16 = (128, 1024, 4096, 8192, 32768, 131072, 1 << 20), (4096, 32768, 1 << 20)
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 CHANNELS = 49152
-# Inputs whose graphs of autograd fit four times; torch keeps eight times its inputs.
-GRAPHS = 64 * 768 * 1024
+# Inputs that take turns in every row.
+SETS = 4
 # Relative L2 error beyond which nothing is timed: ours, torch's, the peer's; of dk, in every dtype.
 DK = (2e-6, 1e-4, 2e-2)
 BOUNDS = {torch.float32: (1e-6, 1e-5, 1e-5), torch.float16: (5e-4, 1e-3, 3e-3), torch.bfloat16: (2e-3, 4e-3, 1e-2)}
 COLD = """
 import sys, time, torch
 from farfield.core_ops import fftconv
+from farfield.core_ops.fftconv.cuda.impl import eager_gradients
 length = int(sys.argv[1])
 u, k = torch.randn(1, 16, length, device="cuda").bfloat16(), torch.randn(16, length, device="cuda")
 torch.cuda.synchronize()
 began = time.perf_counter()
-fftconv(u, k, pregate=u, postgate=u, impl="cuda")
+if sys.argv[2] == "fwd":
+    fftconv(u, k, pregate=u, postgate=u, impl="cuda")
+else:
+    eager_gradients(u, u, k, u, u, None, None, "causal")
 torch.cuda.synchronize()
 print(time.perf_counter() - began)
 """
@@ -52,7 +56,7 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One shape, dtype and pass: inputs u, k, p, q, dy of `sets` sets."""
+    """One shape, dtype and pass: inputs u, k, p, q, dy."""
 
     length: int
     batch: int
@@ -60,11 +64,6 @@ class Case:
     dtype: torch.dtype
     passes: str
     scaled: bool
-
-    @property
-    def sets(self) -> int:
-        """How many inputs take turns."""
-        return 4 if self.batch * self.channels * self.length <= 64 * 768 * 4096 else 2
 
     def inputs(self, device: torch.device) -> list[Inputs]:
         """Random inputs."""
@@ -74,9 +73,7 @@ class Case:
         def normal() -> Tensor:
             return torch.randn(size, device=device, dtype=self.dtype)
 
-        return [
-            (normal(), torch.randn(size[1:], device=device), normal(), normal(), normal()) for _ in range(self.sets)
-        ]
+        return [(normal(), torch.randn(size[1:], device=device), normal(), normal(), normal()) for _ in range(SETS)]
 
     def floor_bytes(self) -> int:
         """u, p, q, y, or the same with dy and three gradients, of the rows that are reported."""
@@ -203,6 +200,9 @@ def backwards(case: Case) -> Iterator[tuple[str, int, Callable[[Inputs], tuple[T
     def theirs(name: str, given: Inputs) -> tuple[Tensor, ...]:
         key = (name, id(given[1]))
         if key not in graphs:
+            # The graphs of another provider go: four sets of torch's hold some 30 GB.
+            for other in [each for each in graphs if each[0] != name]:
+                del graphs[other]
             u, k, p, q = leaves = [x.detach().requires_grad_() for x in given[:4]]
             torch_s = name == "torch-rfft"
             y = transformed(u, k, p, q, None) if torch_s else fftconv(u, k, pregate=p, postgate=q, impl=name)
@@ -231,18 +231,17 @@ def measured(bench: Bench, case: Case, peers: bool, timers: tuple[str, ...]) -> 
             continue
         # What autograd runs goes to the stream of its forward, outside any capture.
         by_autograd = case.passes == "bwd" and not name.startswith("cuda")
-        some = sets[:2] if by_autograd and sets[0][0].numel() > GRAPHS else sets
         # FlashFFTConv launches on the default stream, whatever torch's is: a capture would miss its kernels.
         for timer in ("events",) if by_autograd or name == "flashfftconv" else timers:
             try:
                 with grad:
-                    distant = checked(case, some[0], run(some[0]), name)
-                    times = timed(run, some, timer, scale, bench.seconds)
+                    distant = checked(case, sets[0], run(sets[0]), name)
+                    times = timed(run, sets, timer, scale, bench.seconds)
             except (torch.OutOfMemoryError, WrongResult, KernelUnavailable) as error:
                 print(f"NOT TIMED: {name} {case}: {str(error).splitlines()[0]}", flush=True)
                 torch.cuda.empty_cache()
                 continue
-            more: dict[str, int | str] = {"sets": len(some), "timer": timer, **({"cached": 1} if cached else {})}
+            more: dict[str, int | str] = {"sets": SETS, "timer": timer, **({"cached": 1} if cached else {})}
             yield bench.row(
                 "fftconv", name, case.passes, case.sizes(**more), NAMES[case.dtype],
                 times=dataclasses.replace(times, rel_err=distant), moved_bytes=case.floor_bytes(),
@@ -251,16 +250,16 @@ def measured(bench: Bench, case: Case, peers: bool, timers: tuple[str, ...]) -> 
 
 def plan_times(bench: Bench) -> Iterator[Row]:
     """Seconds of a first call in a fresh process, with an empty and with a filled cache of cubins."""
-    for length in (4096, 1 << 20):
+    for length, kind in ((4096, "fwd"), (1 << 20, "fwd"), (1 << 22, "fwd"), (8192, "bwd"), (1 << 20, "bwd")):
         with tempfile.TemporaryDirectory() as folder:
             for metric in ("cold_plan_s", "cached_plan_s"):
                 # NVRTC keeps a cache of its own.
                 environment = os.environ | {"FARFIELD_CACHE": folder, "CUDA_CACHE_PATH": folder}
-                command = [sys.executable, "-c", COLD, str(length)]
+                command = [sys.executable, "-c", COLD, str(length), kind]
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
                 sizes = shape(B=1, H=16, L=length, causal=1, gated=1)
                 yield bench.row(
-                    "fftconv", "cuda-fp32", "fwd", sizes, "bf16", metric=metric, value=float(done.stdout.split()[-1])
+                    "fftconv", "cuda-fp32", kind, sizes, "bf16", metric=metric, value=float(done.stdout.split()[-1])
                 )
 
 
