@@ -22,7 +22,7 @@ from farfield.apps.physics.graph import Graph
 from farfield.apps.physics.graphsplinenets import GraphSplineNets
 from farfield.apps.physics.places import Places, places_again, places_state
 from farfield.apps.physics.prepared import Prepared, Scales, prepare
-from farfield.apps.physics.runs import Runs
+from farfield.apps.physics.runs import Runs, held_parts
 from farfield.apps.physics.timing import median_seconds
 from farfield.apps.training import UserError
 from farfield.apps.training.atomic import atomic_folder
@@ -212,8 +212,12 @@ class Ensemble:
         if self.places.space is not None:
             return self.places.space
         from farfield.apps.physics.irregular import Irregular
+        from farfield.apps.physics.rectangle import Rectangle
+        from farfield.apps.physics.resample import grid_lines
 
-        return Irregular(self.like.nodes, self.like.cells, self.like.boundary)
+        if (lines := grid_lines(self.like.nodes)) is not None:
+            return Rectangle.through(lines, self.like.period)
+        return Irregular(self.like.nodes, self.like.cells, self.like.boundary, held=held_parts(self.like))
 
     def _fits(self, runs: Runs) -> None:
         same = runs.nodes.shape == self.like.nodes.shape and np.allclose(runs.nodes, self.like.nodes, rtol=0, atol=1e-9)

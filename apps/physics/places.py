@@ -17,7 +17,7 @@ from farfield.apps.physics.adaptive import node_density, partitions
 from farfield.apps.physics.graph import Graph, delaunay_pairs, graph_of, grid_pairs, nearest_pairs, territory_pairs
 from farfield.apps.physics.mesh import edges as mesh_edges
 from farfield.apps.physics.mesh import measures, seam_edges
-from farfield.apps.physics.runs import Runs, held_nodes
+from farfield.apps.physics.runs import Runs, held_nodes, held_parts
 from farfield.apps.physics.sampling import sampling_matrix
 from farfield.apps.physics.space import SpaceMap, from_state
 from farfield.apps.training import UserError
@@ -189,8 +189,7 @@ def _space(runs: Runs, model: Mapping[str, Any], train: Runs, pairs: np.ndarray)
 
     density = node_density(train, pairs) if model["adapt_space"] else None
     chosen = np.asarray(choose(runs.nodes, runs.cells, count, runs.boundary, density=density))
-    wholly = [p for p in runs.dirichlet if ":" not in p]
-    return Irregular(runs.nodes, runs.cells, runs.boundary, chosen=chosen, held=wholly), chosen
+    return Irregular(runs.nodes, runs.cells, runs.boundary, chosen=chosen, held=held_parts(runs)), chosen
 
 
 def _graph(places: Places, runs: Runs, model: Mapping[str, Any], known: np.ndarray | None) -> Graph:

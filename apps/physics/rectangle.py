@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from farfield.apps.physics.mesh import grid_cells
+from farfield.apps.physics.sampling import line_matrix
 from farfield.apps.physics.space import SpaceMap, Stencil
 from farfield.core_ops.errors import DomainError, ShapeError
 from farfield.core_ops.spline_collocation import SplineCollocation
@@ -50,17 +53,22 @@ class Rectangle(SpaceMap):
             SplineCollocation(torch.as_tensor(p, dtype=torch.float64).detach().cpu(), r, ends=e)
             for p, r, e in zip(partitions, degrees, kinds, strict=True)
         )
-        self.shape = tuple(a.size for a in self.axes)
-        self.nodes = torch.stack(torch.meshgrid(*(a.nodes for a in self.axes), indexing="ij"), -1).reshape(-1, d)
-        self._fits = [a.fit(torch.eye(a.size, dtype=torch.float64)).mT.contiguous() for a in self.axes]
+        fits = [a.fit(torch.eye(a.size, dtype=torch.float64)).mT.contiguous() for a in self.axes]
+        self._set([a.nodes for a in self.axes], fits, given=False)
+
+    def _set(self, lines: Sequence[Tensor], fits: list[Tensor], given: bool) -> None:
+        """Nodes along each axis, and the coefficients (N_k r + 1, n_k) that values there give."""
+        self.given, self._fits = given, fits
+        self.shape = tuple(len(line) for line in lines)
+        self.nodes = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).reshape(-1, len(lines))
         offsets = torch.zeros(1, dtype=torch.int32)
         for axis, fit in zip(self.axes, self._fits, strict=True):
             offsets = (offsets[:, None] * len(fit) + torch.arange(axis.order + 1, dtype=torch.int32)).flatten()
         self._offsets = offsets
         self.boundary = {}
         for k, axis in enumerate(self.axes):
-            for name, at, given in zip(SIDES[k], (0, -1), axis.ends.given, strict=True):
-                if given:
+            for name, at, there in zip(SIDES[k], (0, -1), axis.ends.given, strict=True):
+                if there:
                     self.boundary[name] = (self.nodes[:, k] == axis.knots[at]).nonzero()[:, 0]
 
     @classmethod
@@ -76,6 +84,26 @@ class Rectangle(SpaceMap):
         knots = [torch.linspace(a, b, n + 1, dtype=torch.float64) for a, b, n in zip(low, high, cells, strict=True)]
         return cls(knots, order, ends)
 
+    @classmethod
+    def through(cls, lines: Sequence[NDArray[np.float64]], period: Sequence[float | None]) -> Rectangle:
+        """Cubic splines through the nodes of a full grid, C2 along each axis.
+
+        Args:
+            lines: Positions along each axis, rising. period: Length of each axis that wraps around, else None.
+        """
+        knots, ends = [], []
+        for line, length in zip(lines, period, strict=True):
+            knots.append(torch.from_numpy(line if length is None else np.append(line, line[0] + length)))
+            ends.append("dirichlet" if length is None else "periodic")
+        made = cls(knots, 3, ends)
+        fits = []
+        for axis, line, length in zip(made.axes, lines, period, strict=True):
+            inner = torch.cat([axis.knots[:-1, None], axis.points.reshape(axis.cells, -1)], 1).flatten()
+            places = torch.cat([inner, axis.knots[-1:]]).numpy()
+            fits.append(torch.from_numpy(line_matrix(line, places, length)))
+        made._set([torch.from_numpy(line) for line in lines], fits, given=True)
+        return made
+
     def coefficients(self, values: Tensor) -> Tensor:
         """(..., n, C) to (..., m, C), one small GEMM an axis."""
         return self._along_axes(values, [fit.to(values) for fit in self._fits]).flatten(-self.dimensions - 1, -2)
@@ -90,8 +118,17 @@ class Rectangle(SpaceMap):
         if len(x) != self.dimensions:
             raise ShapeError(f"Rectangle.grid: {len(x)} axes of positions came; needed: {self.dimensions}.")
         orders = self.orders(derivative)
-        maps = [a.operator(q.double(), k).to(values) for a, q, k in zip(self.axes, x, orders, strict=True)]
+        maps = [self._rows(n, q.double(), k).to(values) for n, (q, k) in enumerate(zip(x, orders, strict=True))]
         return self._along_axes(values, maps)
+
+    def _rows(self, axis: int, x: Tensor, derivative: int) -> Tensor:
+        """The map from values along an axis to positions there, (Q_k, n_k)."""
+        spline = self.axes[axis]
+        if not self.given:
+            return spline.operator(x, derivative)
+        first, weights = spline.stencil(x, derivative)
+        block = self._fits[axis][first[:, None] + torch.arange(spline.order + 1)]
+        return (weights[:, None] @ block)[:, 0]
 
     def _along_axes(self, values: Tensor, maps: Sequence[Tensor]) -> Tensor:
         out = values.reshape(*values.shape[:-2], *self.shape, values.shape[-1])
@@ -127,8 +164,8 @@ class Rectangle(SpaceMap):
         """`matrix` in float64: products of the axes' rows."""
         self.check(points)
         rows = torch.ones(len(points), 1, dtype=torch.float64)
-        for axis, x, k in zip(self.axes, points.unbind(1), orders, strict=True):
-            rows = (rows[:, :, None] * axis.operator(x.contiguous(), k)[:, None, :]).flatten(1)
+        for n, (x, k) in enumerate(zip(points.unbind(1), orders, strict=True)):
+            rows = (rows[:, :, None] * self._rows(n, x.contiguous(), k)[:, None, :]).flatten(1)
         return rows
 
     def contains(self, points: Tensor) -> Tensor:
@@ -163,9 +200,14 @@ class Rectangle(SpaceMap):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON."""
         about = {"kind": "rectangle", "order": [a.order for a in self.axes], "ends": [a.ends.left for a in self.axes]}
-        return {f"knots{k}": a.knots for k, a in enumerate(self.axes)}, about
+        return {f"knots{k}": a.knots for k, a in enumerate(self.axes)}, about | {"given": self.given}
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Rectangle:
         """The map that `state` described."""
+        if about.get("given"):
+            knots = [tensors[f"knots{k}"] for k in range(len(about["order"]))]
+            around = [end == "periodic" for end in about["ends"]]
+            lines = [(k[:-1] if wraps else k).numpy() for k, wraps in zip(knots, around, strict=True)]
+            return cls.through(lines, [float(k[-1] - k[0]) if w else None for k, w in zip(knots, around, strict=True)])
         return cls([tensors[f"knots{k}"] for k in range(len(about["order"]))], about["order"], about["ends"])

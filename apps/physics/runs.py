@@ -345,6 +345,11 @@ def _held(mesh: Mesh, label: str, parts: Sequence[str], sizes: Sequence[tuple[st
     return held
 
 
+def held_parts(runs: Runs) -> list[str]:
+    """Parts of the boundary where any field is held: on them all fields are told by their own nodes alone."""
+    return [part for part in runs.boundary if part in {word.rpartition(":")[2] for word in runs.dirichlet}]
+
+
 def held_nodes(
     boundary: dict[str, Tensor], count: int, parts: Sequence[str], sizes: Sequence[tuple[str, int]]
 ) -> Tensor:

@@ -154,3 +154,36 @@ def test_gauss_times_come_back_from_their_state() -> None:
     assert torch.equal(TimeMap.from_state(*time.state()).matrix(t), time.matrix(t))
     with pytest.raises(DomainError):
         TimeMap.through(np.array([0.0, 2.0, 1.0]))
+
+
+@pytest.mark.parametrize("wraps", [False, True])
+def test_a_full_grid_is_its_own_map(wraps: bool) -> None:
+    lines = [np.sort(np.random.default_rng(3).random(24)), np.linspace(-1, 1, 20)]
+    lines[0][0] = 0.0
+    space = Rectangle.through(lines, (1.01 + lines[0][-1] if wraps else None, None))
+    length = float(space.axes[0].knots[-1])
+
+    def wave(p: Tensor) -> Tensor:
+        return torch.stack([torch.sin(2 * torch.pi * p[:, 0] / length) * p[:, 1] ** 3, p[:, 1]], 1)
+
+    p = torch.rand(300, 2, dtype=torch.float64) * torch.tensor([length, 2.0], dtype=torch.float64) + torch.tensor(
+        [0.0, -1.0]
+    )
+    values = wave(space.nodes)
+    assert (space.evaluate(values, space.nodes) - values).abs().max() < 1e-12
+    assert (space.evaluate(values, p)[:, 1] - p[:, 1]).abs().max() < 1e-12
+    if not wraps:
+        assert (space.evaluate(values, p) - wave(p)).abs().max() < 0.02
+        assert "top" in space.boundary
+    assert (space.matrix(p, (0, 1)) @ values)[:, 1].sub(1).abs().max() < 1e-10
+    found = space.stencil(p)
+    stencilled = (space.coefficients(values)[found.at] * found.weights[..., None]).sum(1)
+    assert (stencilled - space.matrix(p) @ values).abs().max() < 1e-12
+    grid = space.grid(values, p[:7, 0].sort().values, p[:5, 1].sort().values)
+    assert grid.shape == (7, 5, 2)
+    again = from_state(*space.state())
+    assert torch.equal(again.matrix(p), space.matrix(p))
+    if wraps:
+        moved = p + torch.tensor([length, 0.0], dtype=torch.float64)
+        assert (space.evaluate(values, moved) - space.evaluate(values, p)).abs().max() < 1e-10
+    assert abs(float(space.integral().sum()) - 2 * length) < 1e-10
