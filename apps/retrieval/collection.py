@@ -316,6 +316,7 @@ class Collection:
             self.merge_error = error
             log.warning("the merge in the background failed: %s", error)
         finally:
+            self.store.release()
             self._merging.release()
 
 

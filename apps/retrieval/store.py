@@ -147,12 +147,22 @@ class Store:
             connection = sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA cache_size = -16384")
+            # One a thread; the system keeps pages too.
+            connection.execute("PRAGMA cache_size = -4096")
             connection.execute("PRAGMA mmap_size = 0")
             self._local.connection = connection
             with self._lock:
                 self._all.append(connection)
         return connection
+
+    def release(self) -> None:
+        """Close this thread's connection: for a thread that ends."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            del self._local.connection
+            with self._lock:
+                self._all.remove(connection)
+            connection.close()
 
     def close(self) -> None:
         """Close the connections of all threads; the last one to close moves the log into the file."""
@@ -210,7 +220,9 @@ class Store:
             yield
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            # Python's own error of a text that is no UTF-8 has no code.
+            undecodable = code == 0 and "Could not decode" in str(error)
+            if undecodable or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise Damaged(
                     f"{self.file}: {error}; farfield retrieval index index={self.folder} action=verify says what is"
                     " damaged, action=repair saves what can be read"
@@ -278,7 +290,13 @@ def record(row: Sequence[Any]) -> Record:
     document = Document.__new__(Document)
     for name, value in (("id", id), ("text", text), ("title", title), ("source", source)):
         object.__setattr__(document, name, value)
-    object.__setattr__(document, "metadata", json.loads(metadata))
+    try:
+        object.__setattr__(document, "metadata", dict(json.loads(metadata)))
+    except (ValueError, TypeError) as error:
+        raise Damaged(
+            f"document {id!r}: its metadata are damaged ({error}); farfield retrieval index action=repair makes it"
+            " readable, then ingest it again"
+        ) from error
     return Record(doc, document, bytes(digest), n_tokens, bool(truncated))
 
 

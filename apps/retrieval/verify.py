@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -200,19 +201,18 @@ def _mend(folder: Path, found: list[Damage], encoder: Encoder | None) -> list[Da
     left: list[Damage] = []
     rebuild = any(damage.kind in ("segment", "file") for damage in found)
     with closing(Store(folder)) as store, alone(folder, patience=10.0):
-        if any(damage.kind in ("words", "document") for damage in found):
-            with store.writing() as db:
-                rebuild_words(db)
         for damage in found:
             if damage.kind == "document":
-                # Without a digest the next ingest replaces it.
-                with store.writing() as db:
-                    db.execute("UPDATE documents SET digest = x'' WHERE id = ?", [damage.id])
+                _mend_document(store, damage.id)
+                _mend_metadata(store, damage.id)
                 left.append(damage)
             elif damage.kind == "metadata":
                 _mend_metadata(store, damage.id)
             elif damage.kind == "vectors" and not _mend_vectors(store, damage.id, encoder):
                 left.append(damage)
+        if any(damage.kind in ("words", "document") for damage in found):
+            with store.writing() as db:
+                rebuild_words(db)
         if rebuild:
             with store.writing() as db:
                 db.execute("DELETE FROM segments")
@@ -221,6 +221,19 @@ def _mend(folder: Path, found: list[Damage], encoder: Encoder | None) -> list[Da
         with Collection.open(folder, merge_at=None) as collection:
             build(collection)
     return left
+
+
+def _mend_document(store: Store, id: str) -> None:
+    """Make what is left of a damaged document readable; without a digest the next ingest replaces it."""
+    with store.writing() as db:
+        query = "SELECT CAST(title AS BLOB), CAST(metadata AS BLOB), CAST(text AS BLOB) FROM documents WHERE id = ?"
+        title, metadata, text = (bytes(raw).decode(errors="replace") for raw in db.execute(query, [id]).fetchone())
+        try:
+            metadata_rows(json.loads(metadata))
+        except (ValueError, AttributeError):
+            metadata = "{}"
+        change = "UPDATE documents SET digest = x'', title = ?, metadata = ?, text = ? WHERE id = ?"
+        db.execute(change, [title, metadata, text, id])
 
 
 def _mend_metadata(store: Store, id: str) -> None:

@@ -1,12 +1,14 @@
 """Kill an index at random moments and look at what is left: `python disturb_index.py FOLDER ROUNDS SEED`.
 
-Each round forks a process that writes, deletes, merges and migrates, noting each call before it begins and after it
-returned, and kills it with SIGKILL. Then the index is opened again: it has to hold what was acknowledged, and of the
-call that was under way all or nothing.
+Each round forks a process that ingests, writes, deletes, merges and migrates, noting each call before it begins and
+after it returned, and kills it with SIGKILL. Then the index is opened again: it has to hold what was acknowledged, and
+of the call that was under way all or nothing (of an ingest, whole transactions). Its vectors are those that a rebuild
+from the texts would make.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -14,15 +16,20 @@ import signal
 import sys
 import time
 from collections import Counter
+from contextlib import redirect_stdout
 from pathlib import Path
 
-from farfield.apps.retrieval import maintain
-from farfield.apps.retrieval.collection import Collection
+from farfield.apps.cli.compose import composed
+from farfield.apps.retrieval import ingest as verb
+from farfield.apps.retrieval import maintain, opening
+from farfield.apps.retrieval.collection import Collection, vector_rows
 from farfield.apps.retrieval.document import Document
 from farfield.apps.retrieval.verify import differs_from_store, verify
 from tests.apps.retrieval.fake_encoder import FakeEncoder
 
 SALTS = ("one", "two")
+# Documents of a transaction of ingest.
+INGESTED = 5
 State = dict[str, str]
 
 
@@ -40,10 +47,10 @@ def document(id: str, text: str) -> Document:
 
 def plan(rng: random.Random) -> list[object]:
     """One call: its name and what it is given."""
-    name = rng.choices(["add", "delete", "merge", "migrate", "compact", "build"], [8, 3, 3, 2, 1, 1])[0]
-    if name == "add":
+    name = rng.choices(["add", "ingest", "delete", "merge", "migrate", "compact", "build"], [6, 2, 3, 3, 2, 1, 1])[0]
+    if name in ("add", "ingest"):
         text = lambda: " ".join(f"w{rng.randrange(50)}" for _ in range(rng.randrange(1, 60)))  # noqa: E731
-        return [name, {f"d{rng.randrange(60)}": text() for _ in range(rng.randrange(1, 8))}]
+        return [name, {f"d{rng.randrange(60)}": text() for _ in range(rng.randrange(1, 8 if name == "add" else 24))}]
     if name == "delete":
         return [name, [f"d{rng.randrange(60)}" for _ in range(4)]]
     if name == "migrate":
@@ -56,11 +63,33 @@ def plan(rng: random.Random) -> list[object]:
 def applied(state: State, call: list) -> State:
     """The documents after a call."""
     name, what = call
-    if name == "add":
+    if name in ("add", "ingest"):
         return state | what
     if name == "delete":
         return {id: text for id, text in state.items() if id not in what}
     return state
+
+
+def possible(state: State, call: list) -> list[State]:
+    """What the index may hold after a call that did not return."""
+    if call[0] != "ingest":
+        return [state, applied(state, call)]
+    # Documents that are there as they are go into no transaction.
+    changed = [(id, text) for id, text in call[1].items() if state.get(id) != text]
+    return [state | dict(changed[:end]) for end in (*range(0, len(changed), INGESTED), len(changed))]
+
+
+def ingested(folder: Path, what: State) -> None:
+    """The verb on a file of JSON lines."""
+    run = folder.parent / "run"
+    run.mkdir(exist_ok=True)
+    rows = [{"id": id, "text": text, "title": f"title of {id}", "length": len(text)} for id, text in what.items()]
+    (run / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    opening.load_encoder = lambda path, salt, **how: encoder(salt)
+    verb.BATCH_DOCUMENTS = INGESTED
+    words = composed("retrieval", "ingest", [f"data={run / 'rows.jsonl'}", f"index={folder}"])
+    with redirect_stdout(io.StringIO()):
+        verb.ingest(run_folder=run, **words)
 
 
 def work(folder: Path, seed: int, out: int) -> None:
@@ -73,6 +102,8 @@ def work(folder: Path, seed: int, out: int) -> None:
         name, what = call
         if name == "add":
             index.add([document(id, text) for id, text in what.items()])
+        elif name == "ingest":
+            ingested(folder, what)
         elif name == "delete":
             index.delete(what)
         elif name == "migrate":
@@ -95,6 +126,16 @@ def look(folder: Path, candidates: list[State]) -> State:
         assert found in candidates, f"{len(found)} documents, {[len(c) for c in candidates]} expected"
         assert all(index.get(id) == document(id, text) for id, text in found.items())
         assert differs_from_store(index) == []
+        serving = index.encoder
+        for id, text in found.items():
+            query = (
+                "SELECT window, start, stop, data FROM vectors JOIN documents USING (doc) WHERE id = ? AND encoder = ?"
+            )
+            kept = {
+                (w, a, b): bytes(data) for w, a, b, data in index.store.db.execute(query, [id, index.view().encoder])
+            }
+            made = vector_rows(serving.encode([text])[0])
+            assert kept == {(row.window, row.start, row.stop): row.data.tobytes() for row in made}, id
         hits = index.search("w1 w2 w3", 100, mode="dense")
         assert {hit.id for hit in hits} == set(found)
         words = {hit.id for hit in index.search("w7", 100, mode="bm25")}
@@ -135,7 +176,7 @@ def main(folder: Path, rounds: int, seed: int) -> None:
                 under_way = json.loads(line)
                 assert under_way[0] != "failed", under_way
         killed[under_way[0] if under_way else "between"] += 1
-        state = look(folder, [state] + ([applied(state, under_way)] if under_way else []))
+        state = look(folder, possible(state, under_way) if under_way else [state])
     print(f"{rounds} kills, {len(state)} documents left; killed in {dict(killed)}")
 
 

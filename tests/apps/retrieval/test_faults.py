@@ -208,6 +208,21 @@ def test_a_damaged_vector_is_taken_from_its_segment_or_made_again(folder):
     assert contents(folder) == before
 
 
+@pytest.mark.parametrize("change", ["metadata = '{\"n\":3'", "text = CAST(x'77ff3120' AS TEXT)"])
+def test_a_document_that_cannot_be_read_can_after_its_repair(folder, change):
+    with Collection.open(folder, FakeEncoder(), merge_at=None) as index, index.store.writing() as db:
+        db.execute(f"UPDATE documents SET {change} WHERE id = 'd30'")
+    assert {d.id for d in verify(folder) if d.kind == "document"} == {"d30"}
+    with Collection.open(folder, FakeEncoder(), merge_at=None) as index, pytest.raises(Damaged):
+        index.get("d30")
+    _, left = repair(folder, FakeEncoder())
+    assert [d.id for d in left] == ["d30"]
+    with Collection.open(folder, FakeEncoder(), merge_at=None) as index:
+        assert index.get("d30").id == "d30"
+        assert index.add(documents(30, 31)).replaced == ("d30",)
+    assert verify(folder) == []
+
+
 def test_a_damaged_text_is_named_and_replaced_by_the_next_ingest(folder):
     with Collection.open(folder, FakeEncoder(), merge_at=None) as index, index.store.writing() as db:
         db.execute("UPDATE documents SET text = 'something else' WHERE id = 'd30'")
