@@ -1,7 +1,7 @@
 """Test errors of the Informer protocol: every experiment of `forecasting evaluate` beside simple forecasts.
 
-On a GPU all experiments run at once, a process each; on a CPU one after another. FARFIELD_BENCH_PARTS names some of them
-(comma-separated).
+On a GPU all experiments run at once, a process each; on a CPU one after another. FARFIELD_BENCH_PARTS names
+some of them (comma-separated).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from farfield.apps.forecasting.settings import (
     score_rows,
     verdict,
 )
+from farfield.apps.forecasting.sizes import whole
 from farfield.apps.forecasting.table import Table, read_table
 from farfield.apps.training import UserError, atomic_write
 from farfield.apps.training.report import print_table, write_report
@@ -54,7 +55,7 @@ def backtest(
     network: bool,
     lag: int | None,
     epochs: int | None,
-    logarithm: bool | str,
+    logarithm: bool | str | None,
     out: str | None,
     device: str,
     precision: str,
@@ -88,6 +89,8 @@ def backtest(
     if (mode == "sliding") != (window is not None):
         raise UserError(f"mode={mode} window={window}: sliding needs window=, a number of values; expanding takes none")
     names = row_names(rows)
+    if compare is not None:
+        whole("compare", compare, 1, ", null compares at all origins")
     target_file = result_path(out, run_folder / "backtest.csv")
     table = read_table(data, target, time=time, covariates=covariates, frequency=frequency, duplicates=duplicates)
     for note in table.notes:

@@ -21,6 +21,7 @@ from farfield.apps.forecasting.baselines import (
 from farfield.apps.forecasting.config import SpaceTimeConfig
 from farfield.apps.forecasting.informer import Splits, calendar_waves, informer_splits, locate, read_columns
 from farfield.apps.forecasting.optimise import Epoch, errors, train
+from farfield.apps.forecasting.sizes import whole
 from farfield.apps.forecasting.spacetime import SpaceTime
 from farfield.apps.forecasting.windows import Batch
 from farfield.apps.training import UserError, atomic_write
@@ -79,8 +80,8 @@ def evaluate(
     Returns: Scores by row.
     Raises: UserError: a file or setting is wrong.
     """
-    if not isinstance(repeats, int) or repeats < 1:
-        raise UserError(f"repeats={repeats}: a whole number from 1 on is accepted")
+    for name, value in (("repeats", repeats), ("lag", lag), ("horizon", horizon), ("season", season)):
+        whole(name, value, 1)
     if unknown := sorted(set(trainer) - set(TRAINER)):
         raise UserError(f"trainer.{unknown[0]} is unknown; accepted: {', '.join(TRAINER)}")
     loaded = None if checkpoint is None else stored.load(checkpoint)[0]

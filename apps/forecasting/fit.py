@@ -20,6 +20,7 @@ from farfield.apps.forecasting.settings import (
     score_rows,
     verdict,
 )
+from farfield.apps.forecasting.sizes import whole
 from farfield.apps.forecasting.stack import poles_of
 from farfield.apps.forecasting.table import Table, read_table
 from farfield.apps.training.report import print_table, write_report
@@ -45,7 +46,7 @@ def fit(
     network: bool,
     lag: int | None,
     epochs: int | None,
-    logarithm: bool | str,
+    logarithm: bool | str | None,
     out: str | None,
     device: str,
     precision: str,
@@ -70,6 +71,7 @@ def fit(
     Raises: UserError: a file or setting is wrong.
     """
     names = row_names(rows)
+    whole("compare", compare, 0, ", 0 compares nothing")
     path = result_path(out, run_folder / "forecaster.zip")
     table = read_table(data, target, time=time, covariates=covariates, frequency=frequency, duplicates=duplicates)
     for note in table.notes:
@@ -93,7 +95,7 @@ def fit(
         lag=lag,
         network=network,
         epochs=epochs,
-        logarithm=logarithm,
+        logarithm=plan.logarithm,
         random_state=seed,
         device=plan.device,
     ).set_config(remember_data=False)

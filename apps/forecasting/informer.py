@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import os
+import zlib
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -99,16 +100,23 @@ def read_columns(path: str | Path, columns: list[str] | None) -> np.ndarray:
     try:
         with _opened(path) as file:
             head, *rows = csv.reader(file)
-    except (OSError, ValueError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, EOFError, csv.Error, zlib.error) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error}); give a table with a header, plain or .gz") from error
     wanted = [head[-1]] if columns is None else columns
     if missing := [c for c in wanted if c not in head]:
         raise UserError(f"{path}: no column {missing[0]!r}; it has {', '.join(head)}")
     places = [head.index(c) for c in wanted]
     try:
-        return np.array([[float(row[i]) for i in places] for row in rows])
+        values = np.array([[float(row[i]) for i in places] for row in rows])
     except (ValueError, IndexError) as error:
         raise UserError(f"{path}: a value of {', '.join(wanted)} is no number ({error}); correct the file") from error
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
+        raise UserError(
+            f"{path}, line {row + 2}: {', '.join(wanted)} is missing or infinite; the protocol takes whole series:"
+            " correct the file"
+        )
+    return values
 
 
 def informer_splits(

@@ -10,6 +10,7 @@ import pandas as pd
 from farfield.apps.forecasting.figures import forecast_figure
 from farfield.apps.forecasting.forecaster import SpaceTimeForecaster
 from farfield.apps.forecasting.settings import result_path
+from farfield.apps.forecasting.sizes import whole
 from farfield.apps.forecasting.table import read_table
 from farfield.apps.training import UserError, atomic_write
 from farfield.apps.training.device import check_precision, resolve_device
@@ -75,8 +76,7 @@ def predict(
                 newer, X=None if not columns else table.frame.loc[newer.index, columns], update_params=False
             )
     steps = forecaster.model_.plan.horizon if horizon is None else horizon
-    if not isinstance(steps, int) or steps < 1:
-        raise UserError(f"horizon={horizon}: a whole number from 1 on is accepted")
+    whole("horizon", steps, 1)
     ahead = None
     if columns:
         if future is None:

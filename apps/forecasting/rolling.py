@@ -11,6 +11,7 @@ import numpy as np
 from farfield.apps.forecasting.bank import Array, Index
 from farfield.apps.forecasting.conformal import RATES
 from farfield.apps.forecasting.series import Plan, SeriesModel
+from farfield.apps.forecasting.sizes import whole
 from farfield.apps.forecasting.stack import targets_at
 from farfield.apps.forecasting.statistical import ROWS, NoForecast, crps_between, naive_scale
 from farfield.apps.training.errors import UserError
@@ -33,6 +34,13 @@ class Schedule:
     step: int = 1
     refit: int = 0
     window: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what is no schedule."""
+        whole("step", self.step, 1)
+        whole("refit", self.refit, 0)
+        if self.window is not None:
+            whole("window", self.window, 4)
 
     def origins(self, length: int, horizon: int) -> Index:
         """Positions of the newest known value; the last forecast ends with the series."""
@@ -209,10 +217,6 @@ def gathered(found: Mapping[int, tuple[Array, float]], origins: Index, truth: Ar
 
 def _checked(schedule: Schedule, length: int, plan: Plan) -> Index:
     """The origins of a schedule, none of them refused."""
-    if schedule.step < 1 or schedule.refit < 0 or (schedule.window is not None and schedule.window < 4):
-        raise UserError(
-            f"step={schedule.step}, refit={schedule.refit}, window={schedule.window}: from 1, 0 and 4 on are accepted"
-        )
     origins = schedule.origins(length, plan.horizon)
     if schedule.first < 4 or not len(origins):
         raise UserError(

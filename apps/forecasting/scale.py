@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from farfield.apps.forecasting.bank import Array
+from farfield.apps.training.errors import UserError
 
 # Beyond this many spreads from the centre, exp of a forecast says nothing any more.
 FARTHEST = 50.0
@@ -36,11 +37,19 @@ class Scale:
 
     @classmethod
     def candidates(cls, y: Array, logarithm: bool | str) -> list[Scale]:
-        """Those to try: "auto" tries the logarithm too where every known value is above 0."""
+        """Those to try: "auto" tries the logarithm too where every known value is above 0.
+
+        Raises: UserError: the logarithm of a value <= 0 is asked for.
+        """
         positive = bool(np.nanmin(y) > 0)
         if logarithm == "auto":
             return [cls.of(y, False)] + ([cls.of(y, True)] if positive else [])
-        return [cls.of(y, bool(logarithm) and positive)]
+        if logarithm and not positive:
+            raise UserError(
+                f"logarithm=True: the series has a value of {np.nanmin(y):g}, only those above 0 have one; take auto or"
+                " False"
+            )
+        return [cls.of(y, bool(logarithm))]
 
     def forward(self, y: Array) -> Array:
         """Values to standardised ones; NaN stays, and is what a value <= 0 becomes under a logarithm."""

@@ -11,7 +11,7 @@ from farfield.apps.forecasting.bank import Array, windows_at
 from farfield.apps.forecasting.conformal import Conformal
 from farfield.apps.forecasting.covariates import Effect, fit_effect
 from farfield.apps.forecasting.scale import Scale
-from farfield.apps.forecasting.sizes import lag_of, model_of
+from farfield.apps.forecasting.sizes import lag_of, model_of, whole
 from farfield.apps.forecasting.stack import Bank, Stack, Trial, copy_of, replay, run_bank, targets_at, weigh
 from farfield.apps.training.errors import UserError
 
@@ -53,6 +53,18 @@ class Plan:
     seed: int = 0
     device: str = "cpu"
     precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        """Refuses what no fit can follow."""
+        whole("horizon", self.horizon, 1)
+        whole("season", self.season, 1, "; 1 is no season")
+        whole("seed", self.seed, 0)
+        if self.lag is not None:
+            whole("lag", self.lag, 1)
+        if self.epochs is not None:
+            whole("epochs", self.epochs, 0)
+        if self.logarithm not in (True, False, "auto"):
+            raise UserError(f"logarithm={self.logarithm}: true, false and auto are accepted")
 
 
 @dataclass

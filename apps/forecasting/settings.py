@@ -15,7 +15,7 @@ import pandas as pd
 from farfield.apps.forecasting.bank import Array, Index
 from farfield.apps.forecasting.rolling import Rolled, Score, gathered, roll_row
 from farfield.apps.forecasting.series import Plan
-from farfield.apps.forecasting.sizes import season_of
+from farfield.apps.forecasting.sizes import season_of, whole
 from farfield.apps.forecasting.statistical import ROWS
 from farfield.apps.forecasting.table import Table
 from farfield.apps.training.device import check_precision, resolve_device
@@ -28,10 +28,11 @@ def plan_of(table: Table, horizon: int, season: int | None, **settings: Any) -> 
     Raises: UserError: horizon or season do not fit the series.
     """
     values = table.target.to_numpy(np.float64)
-    if not isinstance(horizon, int) or horizon < 1:
-        raise UserError(f"horizon={horizon}: a whole number from 1 on is accepted")
-    if season is not None and (not isinstance(season, int) or season < 1):
-        raise UserError(f"season={season}: a whole number from 1 on is accepted; 1 is no season")
+    whole("horizon", horizon, 1)
+    if season is not None:
+        whole("season", season, 1, "; 1 is no season")
+    if settings["logarithm"] is None:
+        settings["logarithm"] = "auto"
     found = season if season is not None else season_of(table.frequency, values)
     settings["device"] = resolve_device(settings["device"]).type
     check_precision(settings["precision"], resolve_device(settings["device"]))

@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from farfield.apps.forecasting.bank import Array
+from farfield.apps.training.errors import UserError
 
 # Observations of the period that a frequency is known for: a year of months, a day of hours, ...
 SEASONS = {
@@ -16,6 +17,15 @@ SEASONS = {
 DAY = {"H": 24, "T": 1440, "MIN": 1440, "S": 86_400}
 # A period found in the numbers alone needs this autocorrelation and this many repetitions.
 CLEAR, REPEATS = 0.4, 3
+
+
+def whole(name: str, value: object, least: int, also: str = "") -> None:
+    """Lets whole numbers from `least` on pass.
+
+    Raises: UserError: anything else; `also` says what more is accepted.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise UserError(f"{name}={value}: a whole number from {least} on is accepted{also}")
 
 
 def season_of(frequency: str | None, values: Array) -> int:

@@ -122,6 +122,8 @@ def read_forecaster(kind: type[SpaceTimeForecaster], path: str | Path) -> SpaceT
         with zipfile.ZipFile(path) as archive:
             body = json.loads(archive.read(SETTINGS))
             tensors = load(archive.read(WEIGHTS))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; give the run folder of a fit, or what save wrote") from error
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} holds no forecaster ({error}); give what fit or save wrote") from error
     if body.get("format") != FORMAT or body.get("version", 0) > VERSION:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -88,7 +89,7 @@ def read_table(
         _known(name, columns, path, "target" if name == target else "covariates")
     if len(set(wanted)) < len(wanted) or time in wanted:
         raise UserError(f"target={target}, time={time}, covariates={list(covariates)}: each column has one part only")
-    raw = pd.read_csv(path, usecols=[*wanted, *([time] if time else [])], low_memory=False, encoding_errors="replace")
+    raw = _read(path, usecols=[*wanted, *([time] if time else [])], low_memory=False)
     if not len(raw):
         raise UserError(f"{path} has a header and no rows: give a file with at least two values")
     frame = pd.DataFrame({name: _numbers(raw[name], path) for name in wanted})
@@ -117,9 +118,13 @@ def _locate(data: str) -> Any:
 
 
 def _columns(path: Any) -> list[str]:
+    return [str(c) for c in _read(path, nrows=0).columns]
+
+
+def _read(path: Any, **how: Any) -> pd.DataFrame:
     try:
-        return [str(c) for c in pd.read_csv(path, nrows=0, encoding_errors="replace").columns]
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, UnicodeError) as error:
+        return pd.read_csv(path, encoding_errors="replace", **how)
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"{path} is no CSV file ({str(error).strip()}); give comma-separated text with a header"
         ) from error
@@ -139,7 +144,7 @@ def _time_column(path: Any, columns: list[str], time: str | None, target: str | 
     for name in columns:
         if name.strip().lower().replace("_", "").removesuffix("utc").removesuffix("gmt") in TIMES and name != target:
             return name
-    head = pd.read_csv(path, nrows=50, encoding_errors="replace")
+    head = _read(path, nrows=50)
     for name in columns:
         if name != target and head[name].dtype.kind in "OTU" and _parsed(head[name].dropna()).notna().mean() > 0.9:
             return name
@@ -253,7 +258,7 @@ def _regular(frame: pd.DataFrame, frequency: str | None, notes: list[str]) -> tu
         try:
             averaged = frame.resample(frequency).mean()
         except ValueError as error:
-            raise UserError(f"frequency={frequency}: no pandas frequency ({error}); for example h, D, W, MS") from error
+            raise UserError(f"frequency={frequency}: no pandas frequency; for example 30min, h, D, W, MS") from error
         alias = averaged.index.freqstr
         notes.append(f"frequency {alias} as asked: {len(frame):,} rows averaged into {len(averaged):,}")
         return averaged, str(alias)

@@ -63,10 +63,10 @@ def test_covariates_ahead_are_those_of_the_steps():
     assert np.abs(rolled.truth - rolled.forecasts).mean() < 0.3
 
 
-@pytest.mark.parametrize("schedule", [Schedule(116), Schedule(3), Schedule(60, 0), Schedule(60, 1, window=2)])
-def test_a_schedule_without_an_origin_is_refused(schedule):
+@pytest.mark.parametrize("numbers", [(116,), (3,), (60, 0), (60, 1, -1), (60, 1, 0, 2), (60, 1, 0, "x")])
+def test_a_schedule_without_an_origin_is_refused(numbers):
     with pytest.raises(UserError, match="accepted"):
-        roll(series(), None, PLAN, schedule)
+        roll(series(), None, PLAN, Schedule(*numbers))
 
 
 def test_rows_are_what_their_names_say():

@@ -168,6 +168,17 @@ def test_a_growing_season_is_modelled_in_logarithms():
     model = SeriesModel.fit(y, None, quick(12))
     assert model.scale.logarithm
     assert not SeriesModel.fit(y - 5, None, quick(12)).scale.logarithm
+    with pytest.raises(UserError, match="only those above 0"):
+        SeriesModel.fit(y - 5, None, quick(12, logarithm=True))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"horizon": 0}, {"season": 0}, {"lag": 0}, {"lag": 2.5}, {"epochs": -1}, {"seed": -1}, {"logarithm": "perhaps"}],
+)
+def test_a_plan_that_nothing_can_follow_is_refused(wrong):
+    with pytest.raises(UserError, match="accepted"):
+        Plan(**{"horizon": 3, **wrong})
 
 
 def test_a_network_of_a_panel_is_used_without_training():

@@ -40,6 +40,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     frame[:157].to_csv("newer.csv", index=False)
     frame[["date", "heat"]][150:].to_csv("ahead.csv", index=False)
     frame[["date", "load"]][157:].to_csv("truth.csv", index=False)
+    frame.replace({"load": {frame["load"][7]: np.inf}}).to_csv("bad.csv", index=False)
+    (tmp_path / "noise.csv").write_bytes(b"a,b\n1,2\n" + bytes(range(1, 256)) + b"\n1,2,3,4\n")
     return tmp_path
 
 
@@ -105,6 +107,22 @@ def test_backtest_writes_every_forecast(folder, words):
         (("backtest", "data=my.csv", "target=load", "horizon=300"), "no origin fits"),
         (("predict", "checkpoint=my.csv"), "holds no forecaster"),
         (("fit", "data=my.csv", "target=load", "horizon=3", "season=-1"), "1 is no season"),
+        (("fit", "data=my.csv", "target=load", "horizon=3", "lag=0"), "lag=0: a whole number from 1 on"),
+        (("fit", "data=my.csv", "target=load", "horizon=3", "lag=x", *QUICK), "lag=x: a whole number from 1 on"),
+        (("fit", "data=my.csv", "target=load", "horizon=3", "seed=-4"), "seed=-4"),
+        (("fit", "data=my.csv", "target=load", "horizon=3", "compare=-4"), "0 compares nothing"),
+        (("fit", "data=my.csv", "target=load", "horizon=3", "logarithm=perhaps"), "true, false and auto"),
+        (("fit", "data=my.csv", "target=load", "horizon=3", "frequency=quux"), "no pandas frequency"),
+        (("fit", "data=noise.csv", "horizon=3"), "is no CSV file"),
+        (("backtest", "data=my.csv", "target=load", "horizon=3", "step=0"), "step=0: a whole number from 1 on"),
+        (("backtest", "data=my.csv", "target=load", "horizon=3", "refit=-1"), "refit=-1: a whole number from 0 on"),
+        (("backtest", "data=my.csv", "target=load", "horizon=3", "compare=0"), "null compares at all origins"),
+        (("backtest", "data=my.csv", "target=load", "horizon=3", "mode=sliding", "window=x"), "window=x"),
+        (("evaluate", "data=my.csv", "target=load", "lag=0"), "lag=0: a whole number from 1 on"),
+        (("evaluate", "data=my.csv", "target=load", "season=0"), "season=0: a whole number from 1 on"),
+        (("evaluate", "data=bad.csv", "target=load", "lag=8", "horizon=3"), "line 9: load is missing or infinite"),
+        (("evaluate", "experiment=none"), "etth1-96"),
+        (("predict", "checkpoint=none"), "there is no such file"),
         (("fit", "data=my.csv", "target=load", "horizon=3", "device=tpu"), "accepted: auto, cpu, cuda"),
     ],
 )
