@@ -37,10 +37,12 @@ OURS = (
     "lr", "weight_decay", "warmup_fraction", "lr_min_ratio", "batch", "unroll", "nodes_first", "nodes_weight", "noise",
     "residual", "clip",
 )  # fmt: skip
-CHOICES = {"space": ("splines", "nodes"), "loss": ("fields", "nodes")}
-# Passes of each stage that are timed where a budget, not a number of steps, is given, of a schedule of so many steps;
-# where a resumed run finds the number.
-TIMED, SCHEDULE, STEPS = 6, 1000, "steps.json"
+CHOICES = {"space": ("splines", "nodes"), "loss": ("fields", "nodes"), "adapt_by": ("curvature", "spread")}
+# Share of steps and time for the first training, where the spread of its members tells where cells pay.
+FIRST = 0.25
+# Steps of each stage that are timed where a budget, not a number of steps, is given, and the schedule they are weighed
+# by; the share of the budget for steps, the rest is for validations; where a resumed run finds the number.
+TIMED, SCHEDULE, SPENT, STEPS = 6, 1000, 0.95, "steps.json"
 
 
 def train(
@@ -169,7 +171,12 @@ def train_runs(
     on = resolve_device(device)
     learnt = runs.part("train")
     clock = clock_of(learnt, chosen)
-    places, graph = places_of(learnt, chosen, learnt)
+    spread = None
+    if chosen["adapt_space"] and chosen["adapt_by"] == "spread":
+        spread = _first_spread(learnt, run_folder, chosen, trainer, device, precision, seed, budget, resume)
+        seconds = parse_budget(budget)
+        budget = None if seconds is None else (1 - FIRST) * seconds
+    places, graph = places_of(learnt, chosen, learnt, spread)
     scales = scales_of(learnt, places, clock, chosen["scale"] == "run")
     seed_all(seed)
     net = network_of(chosen, graph, places, scales, learnt, seed)
@@ -255,23 +262,65 @@ def tensor_cores() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
+def _first_spread(
+    learnt: Runs,
+    run_folder: Path,
+    model: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+    device: str,
+    precision: str,
+    seed: int,
+    budget: str | float | None,
+    resume: bool,
+) -> torch.Tensor:
+    """Where members of a first, shorter training on even places differ over the training runs, (R, T, N, C).
+
+    Raises: UserError: there is one member, or there are no splines in space.
+    """
+    if model["members"] < 2 or model["space"] != "splines":
+        raise UserError("model.adapt_by=spread needs model.members of 2 or more and model.space=splines")
+    folder = run_folder / "first"
+    if resume and (folder / "model").is_dir():
+        return Ensemble.load(folder / "model").members(learnt, device).std(0)
+    steps = settings_of(trainer, "trainer/default", tuple(TrainerConfig.__dataclass_fields__))["max_steps"]
+    seconds = parse_budget(budget)
+    first = train_runs(
+        learnt,
+        run_folder=folder,
+        model=dict(model) | {"adapt_space": False, "loss": "fields"},
+        trainer=dict(trainer) | {"max_steps": None if steps is None else max(1, int(FIRST * steps))},
+        device=device,
+        precision=precision,
+        seed=seed,
+        budget=None if seconds is None else FIRST * seconds,
+        resume=resume and (folder / "checkpoints").is_dir(),
+    )
+    first.save(folder / "model")
+    return first.members(learnt, device).std(0)
+
+
 def _fitting(module: Learning, seconds: float, device: torch.device) -> int:
-    """Steps that fit into a time, that of finding out included: the passes of each stage are timed."""
+    """Steps that fit into a time, that of finding out included: steps of each stage that change nothing are timed."""
     began = time.perf_counter()
     module.to(device)
     module.on_fit_start()
+    optimizer = module.configure_optimizers()["optimizer"]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
     stages = Counter(module.stage(step) for step in range(SCHEDULE))
-    mean = sum(count * _time_of(module, stage, device) for stage, count in stages.items()) / SCHEDULE
-    return max(len(stages), int((seconds - (time.perf_counter() - began)) / mean))
+    mean = sum(count * _time_of(module, stage, optimizer, device) for stage, count in stages.items()) / SCHEDULE
+    left = SPENT * seconds - (time.perf_counter() - began)
+    return max(len(stages), int(left / mean))
 
 
-def _time_of(module: Learning, stage: Stage, device: torch.device) -> float:
+def _time_of(module: Learning, stage: Stage, optimizer: torch.optim.Optimizer, device: torch.device) -> float:
     began = 0.0
     for step in range(1 + TIMED):
         if step == 1:
             _wait(device)
             began = time.perf_counter()
         module.gradients(step, stage)
+        optimizer.step()
     _wait(device)
     return (time.perf_counter() - began) / TIMED
 

@@ -14,7 +14,7 @@ from farfield.apps.physics.learning import Learning, Stage
 from farfield.apps.physics.places import places_of
 from farfield.apps.physics.prepared import prepare, scales_of
 from farfield.apps.physics.runs import Runs
-from farfield.apps.physics.train import settings_of
+from farfield.apps.physics.train import _fitting, settings_of
 from farfield.apps.training import UserError
 from tests.apps.physics.surrogates import MODEL, heat_cases, trained
 
@@ -99,6 +99,13 @@ def test_a_budget_is_kept(runs: Runs, tmp_path: Path) -> None:
     assert found.about["max_steps"] >= 2
     with pytest.raises(UserError, match="needs a budget"):
         trained(runs, tmp_path / "none", trainer={"max_steps": None})
+
+
+def test_finding_out_how_many_steps_fit_changes_no_weight(runs: Runs) -> None:
+    module = learning(runs)
+    before = [p.detach().clone() for p in module.parameters()]
+    assert 3 <= _fitting(module, 3.0, torch.device("cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
 
 @pytest.mark.gpu
