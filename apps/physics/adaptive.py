@@ -13,12 +13,12 @@ from torch import Tensor
 
 from farfield.apps.physics.runs import Runs
 from farfield.apps.physics.sampling import line_matrix
-from farfield.core_ops.spline_collocation import SplineCollocation, equidistribute
+from farfield.core_ops.spline_collocation import SplineCollocation, equidistribute, indicator_density
 
 # A density this even moves no knot: the partition stays uniform.
 EVEN = 1.5
-# Networks learn even steps and cells sooner: an adapted partition is taken where the squared error of uniform splines, in
-# units of the fields' variance, is more than this, and at most this share of it is left.
+# Networks learn even steps and cells sooner: an adapted partition is taken where the squared error of uniform splines,
+# in units of the fields' variance, is more than this, and at most this share of it is left.
 ENOUGH, WORTH = 4e-6, 0.8
 # Most values of the data that a monitor looks at.
 LOOKED_AT = 2**24
@@ -26,11 +26,12 @@ LOOKED_AT = 2**24
 CONTRAST = 3.0
 
 
-def partitions(train: Runs, cells: list[int], order: int, adapt: bool) -> list[Tensor]:
+def partitions(train: Runs, cells: list[int], order: int, adapt: bool, spread: Tensor | None = None) -> list[Tensor]:
     """Knots of each axis, uniform or adapted.
 
     Args:
         train: The data. cells: Of each axis. order: Degree of the spline.
+        spread: Of an ensemble over the data (R, T, N, C), for `spread_density` to follow instead of the curvature.
     Returns: One tensor (cells + 1) an axis, float64, from one side of the domain to the other.
     """
     found = []
@@ -42,6 +43,10 @@ def partitions(train: Runs, cells: list[int], order: int, adapt: bool) -> list[T
         knots = torch.linspace(low, high, count + 1, dtype=torch.float64)
         if adapt and grid and count > 1 and shape[k] > order + 2:
             axis = np.unique(train.nodes[:, k])
+            if spread is not None:
+                density = spread_density(train, spread, shape, k, order)
+                found.append(_adapted(knots, axis, density, train.period[k], high))
+                continue
             other = _adapted(knots, axis, _axis_monitor(train, shape, k, order), train.period[k], high)
             if pays(*(_axis_error(train, shape, k, order, x) for x in (other, knots))):
                 knots = other
@@ -77,6 +82,24 @@ def _axis_monitor(train: Runs, shape: tuple[int, ...], k: int, order: int) -> Te
     cells = shape[k] - 1
     lead = (cells - len(size)) // 2
     return torch.cat([size[:1].expand(lead), size, size[-1:].expand(cells - len(size) - lead)])
+
+
+def spread_density(train: Runs, spread: Tensor, shape: tuple[int, ...], k: int, order: int) -> Tensor:
+    """The same from how much the members of an ensemble differ: cells where they do are short.
+
+    A standard deviation is an error e = c h^(r+1) that was seen on cells of one width, and asks for c^(1/(r+1)).
+
+    Args:
+        spread: Standard deviations of the members (R, T, N, C) at the nodes of a grid of the given shape.
+    """
+    size = spread.double() / train.values.double().std(dim=(0, 1, 2)).clamp(min=1e-30)
+    lines = torch.unflatten(size.pow(2).mean((0, 1, 3)), 0, shape)
+    along = lines.movedim(k, -1).reshape(-1, shape[k]).mean(0).sqrt()
+    after = torch.roll(along, -1) if train.period[k] is not None else along[1:]
+    each = torch.maximum(along[: len(after)], after)
+    # All cells of the partition it was seen on are of one width.
+    one = torch.arange(len(each) + 1, dtype=torch.float64)
+    return indicator_density(one, each, order)
 
 
 def pays(adapted: float, uniform: float) -> bool:
@@ -129,11 +152,15 @@ def time_frames(train: Runs, steps: int, order: int) -> tuple[int, ...] | None:
     return tuple(int(f) for f in whole) if whole[0] == 0 and whole[-1] == count - 1 else None
 
 
-def node_density(train: Runs, pairs: np.ndarray) -> np.ndarray:
+def node_density(train: Runs, pairs: np.ndarray, spread: Tensor | None = None) -> np.ndarray:
     """How dense coarse nodes should be at every node of a mesh, one on average.
 
     Linear interpolation across an edge errs by the second difference; equal errors need a density of its square root.
+    The spread of an ensemble's members (R, T, N, C) is such an error that was seen, on nodes evenly apart.
     """
+    if spread is not None:
+        size = spread.double() / train.values.double().std(dim=(0, 1, 2)).clamp(min=1e-30)
+        return _contrast(size.pow(2).mean((0, 1, 3)).sqrt().numpy())
     values = some(train)
     index = torch.from_numpy(np.concatenate([pairs[:, 0], pairs[:, 1]]))
     other = torch.from_numpy(np.concatenate([pairs[:, 1], pairs[:, 0]]))
@@ -146,7 +173,11 @@ def node_density(train: Runs, pairs: np.ndarray) -> np.ndarray:
         total += (frame - around).pow(2).mean(1)
     length = np.linalg.norm(train.nodes[pairs[:, 0]] - train.nodes[pairs[:, 1]], axis=1)
     spacing = np.bincount(pairs.ravel(), np.repeat(length, 2), n) / np.maximum(1, np.bincount(pairs.ravel(), None, n))
-    second = total.sqrt().numpy() / np.maximum(spacing, 1e-30) ** 2
-    density = np.sqrt(second)
+    return _contrast(total.sqrt().numpy() / np.maximum(spacing, 1e-30) ** 2)
+
+
+def _contrast(error: np.ndarray) -> np.ndarray:
+    """The density that makes errors of second order equal, one on average, within bounds."""
+    density = np.sqrt(error)
     density /= max(density.mean(), 1e-30)
     return np.asarray(np.clip(density, 1 / CONTRAST, CONTRAST))

@@ -104,7 +104,7 @@ def test_a_budget_is_kept(runs: Runs, tmp_path: Path) -> None:
 def test_finding_out_how_many_steps_fit_changes_no_weight(runs: Runs) -> None:
     module = learning(runs)
     before = [p.detach().clone() for p in module.parameters()]
-    assert 3 <= _fitting(module, 3.0, torch.device("cpu"))
+    assert _fitting(module, 3.0, torch.device("cpu")) >= 3
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
 
