@@ -6,6 +6,7 @@ Shapes: R runs, T frames, N nodes, C components.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from farfield.apps.physics.cases import Wanted, open_cases
 from farfield.apps.physics.ensemble import Ensemble
 from farfield.apps.physics.runs import SPLITS, Runs
+from farfield.apps.physics.trust import judged
 from farfield.apps.training import UserError, atomic_write
 
 HEAD = ("model", "relative L2", "members", "last", "drift", "ms", "nodes", "steps")
@@ -70,18 +72,37 @@ def rows_of(
         row |= score(runs.on_own(members.mean(0)), runs.truth)
         row |= {"members": each, "nodes": ensemble.nodes, "steps": ensemble.steps}
         row["seconds"] = ensemble.seconds(runs, device) if timed else None
+        if ensemble.factor is not None and ensemble.tolerance is not None:
+            row["trust"] = trust_of(ensemble, members, runs)
         rows.append(row)
         if ensemble.places.space is not None and name == next(iter(ensembles)):
             floor = score(runs.on_own(ensemble.projected(runs)), runs.truth)
-            rows.append(row | floor | {"model": "splines of the truth", "members": [], "seconds": None})
+            others: dict[str, Any] = {"model": "splines of the truth", "members": [], "seconds": None, "trust": None}
+            rows.append(row | floor | others)
     still = {
         "model": "persistence",
         "split": split,
         "runs": len(runs),
         **score(runs.on_own(persistence(runs)), runs.truth),
     }
-    rows.append(still | {"members": [], "nodes": len(runs.nodes), "steps": 0, "seconds": None})
+    rows.append(still | {"members": [], "nodes": len(runs.nodes), "steps": 0, "seconds": None, "trust": None})
     return rows
+
+
+def trust_of(ensemble: Ensemble, members: Tensor, runs: Runs) -> dict[str, float | None]:
+    """What the ensemble's own estimates of its error are worth on runs; None where there is nothing to tell.
+
+    Args:
+        members: (K, R, T, N, C).
+    """
+    assert ensemble.factor is not None
+    assert ensemble.tolerance is not None
+    each = [torch.stack(m) for m in zip(*(runs.on_own(m) for m in members), strict=True)]
+    own = runs.own or (None,) * len(runs)
+    shared = ~torch.from_numpy(runs.held).any(1)
+    free = [shared if o is None else ~o.held.any(1) for o in own]
+    found = judged(each, runs.truth, free, ensemble.factor, ensemble.tolerance, scale_of(runs.truth)[0])
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
 def evaluate(
@@ -158,7 +179,21 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
             table.add_column(name, justify="right" if i else "left")
         for row in mine:
             table.add_row(*cells_of(row))
-        Console().print(table)
+        console = Console()
+        console.print(table)
+        for row in mine:
+            if row.get("trust"):
+                console.print(told(row), highlight=False, soft_wrap=True)
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """What a row says of its own estimates of the error."""
+    trust = row["trust"]
+    said = f"{row['model']}: errors stay below their estimates at {trust['covered']:.1%} of all places and times"
+    said += f" ({trust['covered_worst']:.1%} in the worst run); {trust['trusted']:.1%} are trusted"
+    parts = [("there", trust["trusted_error"]), ("elsewhere", trust["untrusted_error"])]
+    errors = ", ".join(f"{e:.3g} {where}" for where, e in parts if e is not None)
+    return f"{said}; relative error {errors}"
 
 
 def cells_of(row: Mapping[str, Any]) -> tuple[str, ...]:

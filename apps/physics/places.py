@@ -79,12 +79,12 @@ class Places:
         return states if self.expand is None else self.expand @ states
 
 
-def places_of(runs: Runs, model: Mapping[str, Any], train: Runs) -> tuple[Places, Graph]:
+def places_of(runs: Runs, model: Mapping[str, Any], train: Runs, spread: Tensor | None = None) -> tuple[Places, Graph]:
     """Coarse nodes for some data.
 
     Args:
         runs: Any runs on the mesh. model: The settings of recipes/physics/model/. train: Runs whose shape the adapted
-            places follow.
+            places follow. spread: Of an ensemble over these (R, T, N, C), to be followed instead.
     Raises: UserError: a setting does not fit the mesh.
     """
     nodes, cells = runs.nodes, runs.cells
@@ -98,7 +98,7 @@ def places_of(runs: Runs, model: Mapping[str, Any], train: Runs) -> tuple[Places
         if found is not None and is_grid(nodes):
             found = grid_pairs(grid_shape(nodes), tuple(p is not None for p in runs.period), int(model["levels"]))
         return places, _graph(places, runs, model, found)
-    space, chosen = _space(runs, model, train, pairs)
+    space, chosen = _space(runs, model, train, pairs, spread)
     return places_from(space, chosen, runs, model, pairs)
 
 
@@ -159,7 +159,9 @@ def _nearest_state(expand: Tensor, sample: Tensor, held: Tensor, known: Tensor) 
     return found, root
 
 
-def _space(runs: Runs, model: Mapping[str, Any], train: Runs, pairs: np.ndarray) -> tuple[SpaceMap, np.ndarray | None]:
+def _space(
+    runs: Runs, model: Mapping[str, Any], train: Runs, pairs: np.ndarray, spread: Tensor | None
+) -> tuple[SpaceMap, np.ndarray | None]:
     from farfield.apps.physics.irregular import Irregular
     from farfield.apps.physics.rectangle import Rectangle
 
@@ -168,7 +170,7 @@ def _space(runs: Runs, model: Mapping[str, Any], train: Runs, pairs: np.ndarray)
         cells = model["cells"] if isinstance(model["cells"], list) else [model["cells"]] * d
         if len(cells) != d or any(not isinstance(c, int) or c < 1 for c in cells):
             raise UserError(f"model.cells={model['cells']}: a whole number, or a list of one for each of {d} axes")
-        knots = partitions(train, cells, int(model["order"]), bool(model["adapt_space"]))
+        knots = partitions(train, cells, int(model["order"]), bool(model["adapt_space"]), spread)
         ends = ["periodic" if p is not None else "dirichlet" for p in runs.period]
         space = Rectangle(knots, int(model["order"]), ends)
         if len(space.nodes) > len(runs.nodes):
@@ -187,7 +189,7 @@ def _space(runs: Runs, model: Mapping[str, Any], train: Runs, pairs: np.ndarray)
         )
     from farfield.apps.physics.coarsen import choose
 
-    density = node_density(train, pairs) if model["adapt_space"] else None
+    density = node_density(train, pairs, spread) if model["adapt_space"] else None
     chosen = np.asarray(choose(runs.nodes, runs.cells, count, runs.boundary, density=density))
     return Irregular(runs.nodes, runs.cells, runs.boundary, chosen=chosen, held=held_parts(runs)), chosen
 

@@ -44,6 +44,43 @@ def coverage(errors: Sequence[Tensor], spreads: Sequence[Tensor], factor: Tensor
     return torch.stack(kept)
 
 
+def judged(
+    members: Sequence[Tensor],
+    truth: Sequence[Tensor],
+    free: Sequence[Tensor],
+    factor: Tensor,
+    tolerance: Tensor,
+    scale: Tensor,
+) -> dict[str, float]:
+    """How estimates of the error fared on runs: what a user may rely on.
+
+    Args:
+        members: (K, T, M, C) of every run. truth: (T, M, C). free: (M,), nodes without held values.
+        factor, tolerance, scale: (C,): as of `Field`, and the size of each component.
+    Returns: covered: share of values whose error is below its estimate, mean over runs, and covered_worst of the worst
+        run; trusted: share of places whose estimates are within the tolerance in all components; trusted_error,
+        untrusted_error: relative L2 error there (NaN where there are none).
+    """
+    shares, total = [], torch.zeros(2, 3, dtype=torch.float64)
+    for found, true, at in zip(members, truth, free, strict=True):
+        values = found.double()[:, 1:, at]
+        error, spread = (values.mean(0) - true.double()[1:, at]).abs(), values.std(0)
+        shares.append(coverage([error], [spread], factor).mean())
+        estimate = torch.maximum(spread, LEAST * spread.mean((0, 1))) * factor
+        sure = (estimate <= tolerance).all(-1)
+        for k, part in enumerate((sure, ~sure)):
+            e, t = error[part] / scale, true.double()[1:, at][part] / scale
+            total[k] += torch.stack([part.sum().double(), e.pow(2).sum(), t.pow(2).sum()])
+    errors = (total[:, 1] / total[:, 2]).sqrt()
+    return {
+        "covered": float(torch.stack(shares).mean()),
+        "covered_worst": float(torch.stack(shares).min()),
+        "trusted": float(total[0, 0] / total[:, 0].sum()),
+        "trusted_error": float(errors[0]),
+        "untrusted_error": float(errors[1]),
+    }
+
+
 def _ratio(error: Tensor, spread: Tensor) -> Tensor:
     """(places, C); 0 where there is neither error nor spread."""
     e, s = error.double().flatten(0, -2), spread.double().flatten(0, -2)

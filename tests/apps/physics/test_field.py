@@ -14,7 +14,7 @@ from farfield.apps.physics.case import Quantity
 from farfield.apps.physics.field import Field
 from farfield.apps.physics.rectangle import Rectangle
 from farfield.apps.physics.times import TimeMap
-from farfield.apps.physics.trust import calibrate, coverage
+from farfield.apps.physics.trust import calibrate, coverage, judged
 from farfield.apps.training import UserError
 from farfield.core_ops.errors import DomainError, ShapeError
 
@@ -180,3 +180,19 @@ def test_what_cannot_calibrate_is_refused() -> None:
         calibrate([one * float("inf")], [one])
     with pytest.raises(DomainError, match="coverage=1"):
         calibrate([one], [one], 1)
+
+
+def test_what_is_trusted_errs_less_and_is_told_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(5, 400, 2, generator=generator, dtype=torch.float64)
+    # Of a run, one half of the nodes is known ten times better than the other; members differ as they err.
+    size = torch.where(torch.arange(400) < 200, 0.01, 0.1)[:, None]
+    members = truth + size * torch.randn(3, 5, 400, 2, generator=generator, dtype=torch.float64)
+    free = torch.arange(400) % 2 == 0
+    found = judged([members] * 2, [truth] * 2, [free] * 2, torch.full((2,), 6.0), torch.full((2,), 0.2), torch.ones(2))
+    assert 0.9 < found["covered_worst"] <= found["covered"] <= 1
+    assert 0.45 < found["trusted"] < 0.6
+    assert found["untrusted_error"] > 4 * found["trusted_error"] > 0.01
+    none = judged([members], [truth], [free], torch.ones(2), torch.zeros(2), torch.ones(2))
+    assert none["trusted"] == 0
+    assert np.isnan(none["trusted_error"])

@@ -61,6 +61,9 @@ def test_evaluate_tells_several_networks_apart(folder: Path, capsys: Any) -> Non
     assert json.loads((folder / "scores" / "scores.json").read_text()) == rows
     printed = capsys.readouterr().out
     assert "valid: 1 runs" in printed
+    assert "run: errors stay below their estimates at" in printed
+    assert 0 <= rows[0]["trust"]["covered_worst"] <= rows[0]["trust"]["covered"] <= 1
+    assert rows[1]["trust"] is None
     assert "persistence" in printed
 
 
