@@ -63,6 +63,7 @@ def test_a_person_searches_filters_and_adds_by_keys_alone(address):
         page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(address)
+        page.wait_for_function("document.activeElement.id === 'query'")
         page.keyboard.type("solar wind")
         page.keyboard.press("Enter")
         page.wait_for_selector("#hits li")
