@@ -216,6 +216,10 @@ def train_runs(
             with tensor_cores():
                 steps = _fitting(learning, seconds, on)
             atomic_write(kept, f"{steps}\n")
+        # The last step is one that is validated.
+        every = steps // max(1, round(steps / (settings["val_every"] or steps)))
+        steps -= steps % every
+        settings["val_every"] = every if settings["val_every"] else 0
         budget, learning.max_steps = None, steps
     config = TrainerConfig(
         run_folder=run_folder,
