@@ -16,6 +16,7 @@ import numpy as np
 from farfield.apps.retrieval import postings
 from farfield.apps.retrieval.ann import KINDS
 from farfield.apps.retrieval.document import Added, Document, Hit
+from farfield.apps.retrieval.encoder import TruncatedText, fingerprint_difference, fingerprint_digest
 from farfield.apps.retrieval.filters import Filter
 from farfield.apps.retrieval.loading import load_view
 from farfield.apps.retrieval.postings import Words
@@ -193,7 +194,10 @@ class Collection:
             policy = self.store.meta("policy")
             texts = [d.text for d in changed]
             progress = None if check is None else lambda done, total: check(False)
-            encoded = {n: encoder.encode(texts, policy=policy, progress=progress) for n, encoder in encoders.items()}
+            try:
+                encoded = {n: one.encode(texts, policy=policy, progress=progress) for n, one in encoders.items()}
+            except TruncatedText as error:
+                raise TruncatedText(f"document {changed[error.index].id!r}: {error}", error.index) from error
             if (done := self._write(changed, encoded, check)) is not None:
                 return replace(done, unchanged=unchanged + done.unchanged)
         return Added(unchanged=unchanged)
@@ -322,8 +326,6 @@ class Collection:
 
 def digest_of(encoder: Encoder) -> str:
     """Digest of an encoder's fingerprint."""
-    from farfield.apps.retrieval.encoder import fingerprint_digest
-
     return fingerprint_digest(encoder.fingerprint)
 
 
@@ -352,8 +354,6 @@ def units(vectors: Vectors) -> Vectors:
 
 
 def _other_encoder(collection: Collection, encoder: Encoder) -> UserError:
-    from farfield.apps.retrieval.encoder import fingerprint_difference
-
     query = "SELECT fingerprint FROM encoders WHERE encoder = (SELECT value FROM meta WHERE key = 'encoder')"
     stored = json.loads(collection.store.db.execute(query).fetchone()[0])
     lines = "; ".join(fingerprint_difference(stored, encoder.fingerprint))

@@ -28,7 +28,16 @@ Progress = Callable[[int, int], None]
 
 
 class TruncatedText(UserError):
-    """A text is longer than one window, and the policy forbids to cut it."""
+    """A text is longer than one window, and the policy forbids to cut it.
+
+    Args:
+        message: What it says.
+        index: Which of the texts given.
+    """
+
+    def __init__(self, message: str, index: int = 0) -> None:
+        self.index = index
+        super().__init__(message)
 
 
 class TruncationWarning(UserWarning):

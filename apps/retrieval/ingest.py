@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from farfield.apps.retrieval import parsers
 from farfield.apps.retrieval.collection import Collection
 from farfield.apps.retrieval.document import Document
-from farfield.apps.retrieval.encoder import TruncatedText, load_encoder
+from farfield.apps.retrieval.encoder import TruncationWarning, load_encoder
 from farfield.apps.retrieval.opening import encoder_settings, open_index, scan_device, stored_settings
 from farfield.apps.retrieval.progress import duration, progress_bar
 from farfield.apps.retrieval.store import FILE
@@ -30,14 +31,19 @@ SAMPLE = 20_000
 
 @dataclass
 class Plan:
-    """What a look at all files found: ids new, changed, unchanged; characters to encode; files passed over."""
+    """What a look at all files found: ids new, changed, unchanged; characters of each to encode; files passed over."""
 
     new: int = 0
     changed: int = 0
     unchanged: int = 0
-    characters: int = 0
+    lengths: list[int] = field(default_factory=list)
     sample: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+
+    @property
+    def characters(self) -> int:
+        """Of all that is new or changed."""
+        return sum(self.lengths)
 
 
 def ingest(
@@ -48,8 +54,8 @@ def ingest(
     encoder: str | None,
     window: int | None,
     overlap: int,
-    policy: str,
-    kind: str,
+    policy: str | None,
+    kind: str | None,
     on_error: str,
     workers: int | None,
     cluster: str | None,
@@ -66,8 +72,9 @@ def ingest(
         index: Folder of the index.
         encoder: Folder of a sentence-transformers model; None is the one of the index, for a new one minilm.
         window, overlap: Tokens of a window, and those it shares with the next; of a new index.
-        policy: What becomes of texts that are longer than a window: error, warn, chunk, truncate; of a new index.
-        kind: auto, flat, hnsw, ivf-flat, ivf-pq; of a new index.
+        policy: What becomes of texts that are longer than a window: error, warn, chunk, truncate; None is that of the
+            index, for a new one chunk.
+        kind: auto, flat, hnsw, ivf-flat, ivf-pq; None is that of the index, for a new one auto.
         on_error: stop at a file or record that is no document, or skip it and say so.
         workers: Processes of Ray that encode; None is this process alone.
         cluster: Address of a Ray cluster; None starts Ray on this machine.
@@ -82,10 +89,12 @@ def ingest(
     folder = Path(str(index))
     if (folder / FILE).exists():
         collection = open_index(str(folder), encoder, window, overlap, device, precision)
+        _check_kept(collection, policy=policy, kind=kind)
     else:
         settings = encoder_settings(encoder, window, overlap)
         made = load_encoder(**settings, device=device, precision=precision)
-        collection = Collection.create(folder, made, settings, kind=kind, policy=policy, device=scan_device(device))
+        how = {"kind": kind or "auto", "policy": policy or "chunk", "device": scan_device(device)}
+        collection = Collection.create(folder, made, settings, **how)
     done = 0
     with collection, terminable():
         try:
@@ -98,9 +107,15 @@ def ingest(
                 if workers is None:
                     writes = _write(collection, batches)
                 else:
-                    how = {"workers": workers, "cluster": cluster, "device": device, "precision": precision}
-                    place = encoder_settings(encoder, window, overlap) if encoder else stored_settings(collection)
-                    writes = embed(collection, batches, settings=place, **how)
+                    writes = embed(
+                        collection,
+                        batches,
+                        settings=encoder_settings(encoder, window, overlap) if encoder else stored_settings(collection),
+                        workers=workers,
+                        cluster=cluster,
+                        device=device,
+                        precision=precision,
+                    )
                 for batch, cut in writes:
                     truncated += cut
                     done += len(batch)
@@ -127,6 +142,20 @@ def ingest(
     return folder
 
 
+def _check_kept(collection: Collection, **given: str | None) -> None:
+    """Raises UserError where a setting is given that an index has otherwise."""
+    for name, value in given.items():
+        kept = collection.store.meta(name)
+        if value is not None and value != kept:
+            collection.close()
+            other = (
+                "ingest into a new folder" if name == "policy" else f"build it anew: index action=build kind={value}"
+            )
+            raise UserError(
+                f"{name}={value}: {collection.folder} was made with {name}={kept}; leave {name} out, or {other}"
+            )
+
+
 def look(collection: Collection, files: list[tuple[Path, str]], on_error: str) -> Plan:
     """Read everything once, without encoding: what has to be done.
 
@@ -150,8 +179,8 @@ def look(collection: Collection, files: list[tuple[Path, str]], on_error: str) -
                     plan.unchanged += 1
                     continue
                 plan.new, plan.changed = plan.new + (known is None), plan.changed + (known is not None)
-                plan.characters += len(document.text)
-                if sum(map(len, plan.sample)) < SAMPLE:
+                plan.lengths.append(len(document.text))
+                if document.text and sum(map(len, plan.sample)) < SAMPLE:
                     plan.sample.append(document.text[:SAMPLE])
         except parsers.Unreadable as error:
             if on_error == "stop":
@@ -165,10 +194,11 @@ def _write(
 ) -> Iterator[tuple[list[Document], tuple[str, ...]]]:
     """Documents that are in the index now, and ids of those of which some text is in no vector."""
     for batch in batches:
-        try:
-            yield batch, collection.add(batch).truncated
-        except TruncatedText as error:
-            raise UserError(f"{error} (documents {', '.join(d.id for d in batch[:3])}, ...)") from error
+        with warnings.catch_warnings():
+            # What is cut is listed at the end.
+            warnings.simplefilter("ignore", TruncationWarning)
+            cut = collection.add(batch).truncated
+        yield batch, cut
 
 
 def tell(collection: Collection, plan: Plan, workers: int = 1) -> None:
@@ -181,14 +211,21 @@ def tell(collection: Collection, plan: Plan, workers: int = 1) -> None:
     if not plan.characters:
         print(f"{counts}; nothing to encode")
         return
+    encoder, sampled = collection.encoder, sum(map(len, plan.sample))
+    # The first call of a model takes longer than those that follow.
+    encoder.encode([plan.sample[0][:100]], policy="chunk")
     began = time.monotonic()
-    collection.encoder.encode(plan.sample, policy="chunk")
-    rate = workers * sum(map(len, plan.sample)) / (time.monotonic() - began)
-    print(
-        f"{counts}; {plan.characters:,} characters to encode, about {duration(plan.characters / rate)}"
-        f" at {rate:,.0f} characters/s",
-        flush=True,
-    )
+    encoder.encode(plan.sample, policy="chunk")
+    rate = workers * sampled / (time.monotonic() - began)
+    characters, counting = plan.characters, 0.0
+    if collection.store.meta("policy") in ("truncate", "warn"):
+        # All of a text is cut into tokens, its first window is encoded.
+        began = time.monotonic()
+        window = encoder.max_tokens * sampled / max(sum(encoder.count_tokens(plan.sample)), 1)
+        counting = (time.monotonic() - began) * plan.characters / sampled / workers
+        characters = int(sum(min(length, window) for length in plan.lengths))
+    time_of_all = f"about {duration(characters / rate + counting)} at {rate:,.0f} characters/s"
+    print(f"{counts}; {characters:,} characters to encode, {time_of_all}", flush=True)
 
 
 def _batches(collection: Collection, files: list[tuple[Path, str]]) -> Iterator[list[Document]]:

@@ -248,7 +248,8 @@ class SentenceEncoder:
     def _too_long(self, index: int, tokens: int, limit: int, what: str) -> TruncatedText:
         return TruncatedText(
             f"{what} {index} has {tokens:,} tokens, and this encoder reads {limit:,} at once; policy=chunk encodes all"
-            " of a document window by window, policy=truncate or warn its beginning"
+            " of a document window by window, policy=truncate or warn its beginning",
+            index,
         )
 
     def _warn(self, long: Sequence[int], limit: int) -> None:

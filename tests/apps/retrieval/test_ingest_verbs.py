@@ -117,6 +117,23 @@ def test_unreadable_files_stop_or_are_listed(data, tmp_path, capsys):
     assert len(json.loads((tmp_path / "run" / "ingest.json").read_text())["skipped"]) == 1
 
 
+@pytest.mark.parametrize(("name", "value"), [("policy", "truncate"), ("kind", "hnsw")])
+def test_a_setting_that_the_index_has_otherwise_is_refused(data, tmp_path, name, value):
+    call(ingest_verb.ingest, tmp_path, data=str(data), **{name: value})
+    call(ingest_verb.ingest, tmp_path, data=str(data), **{name: value})
+    call(ingest_verb.ingest, tmp_path, data=str(data))
+    with pytest.raises(UserError, match=rf"{name}=flat: .* was made with {name}={value}; leave {name} out"):
+        call(ingest_verb.ingest, tmp_path, data=str(data), **{name: "flat"})
+
+
+def test_the_estimate_counts_what_will_be_encoded(data, tmp_path, capsys):
+    (data / "long.txt").write_text("words " * 1000)
+    call(ingest_verb.ingest, tmp_path, data=str(data))
+    assert int(capsys.readouterr().out.split("; ")[1].split()[0].replace(",", "")) > 6000
+    call(ingest_verb.ingest, tmp_path, data=str(data), policy="truncate", index=str(tmp_path / "cut"))
+    assert int(capsys.readouterr().out.split("; ")[1].split()[0].replace(",", "")) < 400
+
+
 def test_what_is_cut_is_listed(data, tmp_path, capsys):
     (data / "long.txt").write_text("word " * 100)
     call(ingest_verb.ingest, tmp_path, data=str(data), policy="truncate")
