@@ -81,6 +81,7 @@ class Learning(LightningModule):
         self._whole: Windows | None = None
         self._table: tuple[int, int, Tensor] | None = None
         self._generator: torch.Generator | None = None
+        self.recorded = bool(settings["recorded"])
         self._recorded: dict[Stage, Recorded] = {}
 
     def stage(self, step: int) -> Stage:
@@ -98,7 +99,11 @@ class Learning(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """The graph and the windows follow the networks to their device."""
+        """The graph and the windows follow the networks to their device.
+
+        Recordings made before are dropped: Lightning frees what cuBLAS works in when it takes a GPU.
+        """
+        self._recorded.clear()
         self.net.to_device(self.device)
         self.windows = {w: found.to(self.device) for w, found in self.windows.items()}
         self._whole = whole_run(self.clock, self.device)
@@ -119,7 +124,7 @@ class Learning(LightningModule):
     def gradients(self, step: int, stage: Stage) -> Tensor:
         """Gradients of an optimiser step, into the parameters' own; the losses (K,)."""
         index = self.drawn(step, stage.steps)
-        if self.device.type == "cuda":
+        if self.recorded and self.device.type == "cuda":
             if stage not in self._recorded:
                 self._recorded[stage] = Recorded(self, stage, index)
             return self._recorded[stage](index, step)

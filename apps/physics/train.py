@@ -35,7 +35,7 @@ from farfield.apps.training.trainer import parse_budget
 # Settings of trainer/ that are not TrainerConfig's.
 OURS = (
     "lr", "weight_decay", "warmup_fraction", "lr_min_ratio", "batch", "unroll", "nodes_first", "nodes_weight", "noise",
-    "residual", "clip",
+    "residual", "clip", "recorded",
 )  # fmt: skip
 CHOICES = {"space": ("splines", "nodes"), "loss": ("fields", "nodes"), "adapt_by": ("curvature", "spread")}
 # Share of steps and time for the first training, where the spread of its members tells where cells pay.
@@ -313,7 +313,8 @@ def _fitting(module: Learning, seconds: float, device: torch.device) -> int:
         group["lr"] = 0.0
     stages = Counter(module.stage(step) for step in range(SCHEDULE))
     mean = sum(count * _time_of(module, stage, optimizer, device) for stage, count in stages.items()) / SCHEDULE
-    left = SPENT * seconds - (time.perf_counter() - began)
+    # The training records its stages once more.
+    left = SPENT * seconds - 2 * (time.perf_counter() - began)
     return max(len(stages), int(left / mean))
 
 
