@@ -241,6 +241,8 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS, COLMINB) columns_in
 #endif
 
 constexpr int E = Fft::E, T = Fft::T;
+// The filter's row goes through the same machine code as the others where that is long: half the time of a compiler.
+constexpr bool ROLLED = E == 32;
 constexpr int ROW_THREADS = T < 32 ? 32 : T, RPG = ROW_THREADS / T;  // rows of a block
 
 #if PART == 0 || PART == 3
@@ -313,29 +315,33 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, MINB) rows_product(
   if (h >= last) fetch_filter(h);
   for (; h >= last; h -= together) {
     float unit = 1.f / ((float)N1 * N2), back = 1.f;
-    // The filter comes first, through the same machine code: less of it is better for compilers and caches.
-    for (int b = -RPG; b < B; b += RPG) {
+    auto keep = [&](float top) {
+#if !WIDE
+      // Of the sum over k of V K the magnitude is at most |V| |K| (norms), and |V|^2 = N2 |v|^2 <= 2 N2^2 max(v)^2.
+      float norm = 0.f;
+      each<E>([&](auto j) { norm = fmaf(v[decltype(j)::v].x, v[decltype(j)::v].x, fmaf(v[decltype(j)::v].y, v[decltype(j)::v].y, norm)); });
+      norm = lanes_sum<(T < 32 ? T : 32)>(norm);
+      if constexpr (T > 32) {
+        if (t % 32 == 0) reduced[t / 32] = norm;
+        sync();
+        norm = 0.f;
+        each<T / 32>([&](auto j) { norm += reduced[decltype(j)::v]; });
+      }
+      // v is under 2^15 here, and shall be under 2^15 again.
+      unit *= top * step_scale<4>(sqrtf(2.f * norm) * top * (1.f / N1 * 32768.f), &back);
+#endif
+      each<E>([&](auto j) { ks[decltype(j)::v] = make_float2(v[decltype(j)::v].x * unit, v[decltype(j)::v].y * unit); });
+    };
+    int b = -RPG;
+    if constexpr (!ROLLED) keep(transform([&] { fetch_row(0, h); })), b = 0;
+    for (; b < B; b += RPG) {
       const float top = transform([&] {
         if (b + RPG < B) fetch_row(b + RPG, h);
         else if (h - together >= last) fetch_filter(h - together);
         else copy_commit();
       });
-      if (b < 0) {
-#if !WIDE
-        // Of the sum over k of V K the magnitude is at most |V| |K| (norms), and |V|^2 = N2 |v|^2 <= 2 N2^2 max(v)^2.
-        float norm = 0.f;
-        each<E>([&](auto j) { norm = fmaf(v[decltype(j)::v].x, v[decltype(j)::v].x, fmaf(v[decltype(j)::v].y, v[decltype(j)::v].y, norm)); });
-        norm = lanes_sum<(T < 32 ? T : 32)>(norm);
-        if constexpr (T > 32) {
-          if (t % 32 == 0) reduced[t / 32] = norm;
-          sync();
-          norm = 0.f;
-          each<T / 32>([&](auto j) { norm += reduced[decltype(j)::v]; });
-        }
-        // v is under 2^15 here, and shall be under 2^15 again.
-        unit *= top * step_scale<4>(sqrtf(2.f * norm) * top * (1.f / N1 * 32768.f), &back);
-#endif
-        each<E>([&](auto j) { ks[decltype(j)::v] = make_float2(v[decltype(j)::v].x * unit, v[decltype(j)::v].y * unit); });
+      if constexpr (ROLLED) if (b < 0) {
+        keep(top);
         continue;
       }
       each<E>([&](auto j) { v[decltype(j)::v] = cmul(v[decltype(j)::v], ks[decltype(j)::v]); });
