@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farfield.apps.retrieval import ann
-from farfield.apps.retrieval.exact import DeviceScan, Live, Rows, Vectors, scan
+from farfield.apps.retrieval.exact import Chosen, DeviceScan, Live, Rows, Vectors
+from farfield.apps.retrieval.quick_scan import QuickScan
 from farfield.apps.retrieval.store import Damaged
 from farfield.apps.training.atomic import atomic_folder
 from farfield.apps.training.errors import UserError
@@ -107,14 +108,15 @@ class Segment:
         else:
             self.vectors = np.memmap(path / VECTORS, np.float32, "r", shape=(self.n, self.d))
         self._device = None if device == "cpu" else DeviceScan(self.vectors, device)
+        self._scan = QuickScan(self.vectors) if device == "cpu" and self.kind == "flat" else None
 
-    def propose(self, queries: Vectors, k: int, live: Live | None, share: float) -> Rows:
+    def propose(self, queries: Vectors, k: int, live: Live | Chosen | None, share: float) -> Rows:
         """At least k rows a query that are probably its best; see `Ann.propose`."""
         if self._device is not None:
             on_device: Rows = self._device(queries, k, live)[1]
             return on_device
-        if self._ann is None:
-            return scan(self.vectors, queries, k, live=live)[1]
+        if self._scan is not None:
+            return self._scan(queries, k, live)
         proposed: Rows = self._ann.propose(queries, k, live, share)
         return proposed
 
