@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import threading
 from dataclasses import fields
@@ -14,9 +15,10 @@ from farfield.apps.retrieval.encoder import load_encoder
 from farfield.apps.retrieval.opening import encoder_settings, scan_device
 from farfield.apps.retrieval.service import service
 from farfield.apps.retrieval.service_guard import Limits, Meter
-from farfield.apps.retrieval.serving_encoder import ServingEncoder
+from farfield.apps.retrieval.serving_encoder import ServingEncoder, Unloadable
 from farfield.apps.training.errors import UserError
 
+log = logging.getLogger(__name__)
 TOKEN = "FARFIELD_TOKEN"
 
 
@@ -62,7 +64,11 @@ def serve(
 
     def load(settings: dict[str, Any]) -> ServingEncoder:
         place = named.pop() if named else settings
-        queries, documents = (load_encoder(**place, device=device, precision=precision) for _ in range(2))
+        try:
+            queries, documents = (load_encoder(**place, device=device, precision=precision) for _ in range(2))
+        except UserError as error:
+            log.error("%s", error)
+            raise Unloadable(str(error)) from error
         return ServingEncoder(queries, documents)
 
     with Collection.open(index, load=load, device=scan_device(device)) as collection:

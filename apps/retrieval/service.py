@@ -2,6 +2,7 @@
 
 # No postponed annotations: FastAPI reads those of the routes while they are defined.
 import base64
+import logging
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -17,9 +18,11 @@ from farfield.apps.retrieval.document import Document
 from farfield.apps.retrieval.encoder import TruncatedText
 from farfield.apps.retrieval.page import PAGE, POLICY
 from farfield.apps.retrieval.service_guard import UNDONE, Expired, Guard, Limits, Meter
+from farfield.apps.retrieval.serving_encoder import Unloadable
 from farfield.apps.retrieval.store import Damaged, Unavailable
 from farfield.apps.training.errors import UserError
 
+log = logging.getLogger(__name__)
 # Names by which clients of Together's M2-BERT endpoints ask; the index's own encoder answers them.
 ALIASES = tuple(f"togethercomputer/m2-bert-80M-{size}-retrieval" for size in ("2k", "8k", "32k"))
 # Ids of another tokenizer would become another text, and its vector would be wrong in silence.
@@ -106,7 +109,7 @@ def service(
         meter.loaded.set()
     app = FastAPI(title="farfield retrieval", docs_url=None, redoc_url=None)
     app.add_middleware(Guard, limits=limits, token=token, meter=meter)
-    _errors(app, meter)
+    _errors(app, collection, meter)
     _documents(app, collection, limits)
     _embeddings(app, collection, limits)
 
@@ -237,7 +240,7 @@ def _check_tokens(collection: Collection, texts: list[str], limits: Limits) -> i
     return total
 
 
-def _errors(app: FastAPI, meter: Meter) -> None:
+def _errors(app: FastAPI, collection: Collection, meter: Meter) -> None:
     """Every error is JSON with a reason, and names no path of the server."""
 
     def answer(status: int, kind: str, reason: str) -> JSONResponse:
@@ -271,4 +274,7 @@ def _errors(app: FastAPI, meter: Meter) -> None:
         if isinstance(error, Damaged):
             meter.damaged = True
             return answer(503, "damaged", "a file of the index is damaged; its owner finds out more with action=verify")
+        if isinstance(error, Unloadable) or str(collection.folder) in str(error):
+            log.error("%s", error)
+            return answer(503, "unavailable", "the encoder of the index cannot be loaded; the service's log says why")
         return answer(422, "truncated" if isinstance(error, TruncatedText) else "validation", str(error))

@@ -13,8 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from farfield.apps.training.errors import UserError
+
 if TYPE_CHECKING:
     from farfield.apps.retrieval.encoder import Encoder, Encoding, Fingerprint, Policy, Vectors
+
+
+class Unloadable(UserError):
+    """The encoder of the index cannot be loaded here; the reason names folders, which is nothing for clients."""
+
 
 # Tokens of one batch of queries, padding counted.
 BATCH_TOKENS = 8192

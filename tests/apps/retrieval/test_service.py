@@ -8,30 +8,24 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from farfield.apps.cli.compose import composed
 from farfield.apps.retrieval import opening
 from farfield.apps.retrieval.collection import Collection, vector_rows
 from farfield.apps.retrieval.document import Document
 from farfield.apps.retrieval.search import search as search_verb
-from farfield.apps.retrieval.serve import serve
 from farfield.apps.retrieval.service import service
-from farfield.apps.retrieval.service_guard import Deadline, Expired, Limits, Meter
+from farfield.apps.retrieval.service_guard import Limits, Meter
 from farfield.apps.retrieval.serving_encoder import ServingEncoder
 from farfield.apps.retrieval.store import insert
 from farfield.apps.retrieval.verify import verify
-from farfield.apps.training.errors import UserError
 from tests.apps.retrieval.fake_encoder import FakeEncoder
 
 ROOT = Path(__file__).parents[3]
@@ -131,110 +125,6 @@ def test_health_and_metrics_say_what_is_there(client):
     assert 'farfield_request_seconds_bucket{route="/documents",le="+Inf"} 1' in text
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status", "reason"),
-    [
-        ("/search", {"query": "a", "k": 0}, 422, "body.k"),
-        ("/search", {"query": "a", "mod": "dense"}, 422, "body.mod"),
-        ("/search", {"query": "a", "filters": {"x": {"like": 1}}}, 422, "eq, ne, in"),
-        ("/search", {"query": "a" * 10_000_000}, 413, "at most"),
-        ("/search", {"query": "a " * 6000}, 422, "6000 tokens came"),
-        ("/documents", {"documents": []}, 422, "body.documents"),
-        ("/documents", {"documents": [{"id": "a\u0000", "text": "b"}]}, 422, "control characters"),
-        ("/documents", {"documents": [{"id": str(i), "text": "b"} for i in range(9)]}, 413, "at most 8"),
-        ("/embed", {"inputs": ["a"] * 9}, 413, "at most 8"),
-        ("/v1/embeddings", {"input": [1, 2]}, 422, "token ids came"),
-        ("/v1/embeddings", {"input": [[1], [2, 3]]}, 422, "a text or a list of texts is accepted"),
-        ("/v1/embeddings", {"input": [1.5]}, 422, "body.input"),
-        ("/v1/embeddings", {"input": ["a"] * 9}, 413, "at most 8"),
-        ("/nowhere", {}, 404, "Not Found"),
-    ],
-)
-def test_a_refusal_is_json_with_its_reason(client, path, body, status, reason):
-    answer = client.post(path, json=body)
-    assert answer.status_code == status
-    assert reason in answer.json()["error"]
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b'{"query": "\\ud800"}', b'{"query": NaN}', b'{"query":' + b"[" * 50_000, b"\xff\xfe"]
-)
-def test_a_body_that_is_no_request_is_refused(client, content):
-    answer = client.post("/search", content=content, headers={"content-type": "application/json"})
-    assert answer.status_code in (400, 422)
-    assert answer.json()["error"]
-
-
-def test_a_body_without_a_length_is_cut_off(client):
-    answer = client.post("/search", content=(b"x" * 2**17 for _ in range(20)))
-    assert answer.status_code == 413
-
-
-def test_a_token_is_asked_for_and_never_shown(collection):
-    client = TestClient(service(collection, LIMITS, token="secret"))
-    assert client.post("/search", json={"query": "a"}).status_code == 401
-    assert client.get("/metrics").status_code == 401
-    assert client.get("/openapi.json").status_code == 401
-    assert client.post("/search", json={"query": "a"}, headers={"Authorization": "Bearer wrong"}).status_code == 401
-    assert client.post("/search", json={"query": "a"}, headers={"Authorization": "Bearer secret"}).status_code == 200
-    assert client.get("/health").status_code == 200
-
-
-def test_too_many_at_once_and_too_slow_are_said(tmp_path):
-    class Slow(FakeEncoder):
-        def encode(self, texts, **how):
-            time.sleep(0.8)
-            return super().encode(texts, **how)
-
-    limits = Limits(concurrency=2, seconds=0.3)
-    with Collection.create(tmp_path / "index", Slow()) as collection:
-        client = TestClient(service(collection, limits))
-        answers: list[int] = []
-        calls = [
-            threading.Thread(target=lambda i=i: answers.append(write(client, **{f"d{i}": "a"}).status_code))
-            for i in range(5)
-        ]
-        for call in calls:
-            call.start()
-        for call in calls:
-            call.join()
-        assert sorted(set(answers)) in ([429, 503], [503])
-        assert client.get("/health").status_code == 200
-        assert len(collection) == 0
-        time.sleep(2)
-        # What was refused is not stored later either.
-        assert len(collection) == 0
-
-
-def test_a_write_past_its_time_that_commits_already_is_answered(collection):
-    begun, writing = threading.Event(), collection.store.writing
-
-    @contextmanager
-    def slow():
-        with writing() as db:
-            yield db
-            begun.set()
-            time.sleep(0.6)
-
-    collection.store.writing = slow
-    client = TestClient(service(collection, Limits(seconds=0.3)))
-    assert write(client, a="alpha").json()["new"] == ["a"]
-    assert begun.is_set()
-    assert client.delete("/documents/a").json() == {"deleted": "a"}
-    assert len(collection) == 0
-
-
-def test_a_deadline_is_settled_once():
-    late, early = Deadline(), Deadline()
-    late.check(False)
-    assert late.expire()
-    with pytest.raises(Expired):
-        late.check(True)
-    early.check(True)
-    assert not early.expire()
-    early.check(False)
-
-
 def test_a_write_that_is_sent_again_changes_nothing(client, collection):
     assert write(client, a="alpha").json()["new"] == ["a"]
     version = collection.view().version
@@ -265,33 +155,6 @@ def test_health_says_that_a_file_is_damaged_and_names_no_path(client, collection
     assert (health.status_code, health.json()["status"]) == (503, "damaged")
     assert str(tmp_path) not in health.text + answer.text
     assert "farfield_damaged 1" in client.get("/metrics").text
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(id=st.text(max_size=20), text=st.text(max_size=200), metadata=json_values, filters=json_values, query=st.text())
-def test_no_text_id_or_filter_ends_in_a_500(client, id, text, metadata, filters, query):
-    def send(path: str, body: object) -> int:
-        data = json.dumps(body).encode()
-        return client.post(path, content=data, headers={"content-type": "application/json"}).status_code
-
-    assert send("/documents", {"documents": [{"id": id, "text": text, "metadata": metadata}]}) in (200, 422)
-    assert send("/search", {"query": query, "filters": filters}) in (200, 422)
-    assert send("/search", {"query": text, "mode": "bm25"}) in (200, 422)
-
-
-def test_the_page_runs_its_own_script_only(client):
-    answer = client.get("/")
-    policy = answer.headers["content-security-policy"]
-    assert "default-src 'none'" in policy
-    assert "http" not in answer.text.replace("http-equiv", "")
-    assert "innerHTML" not in answer.text
 
 
 def free_port() -> int:
@@ -347,19 +210,3 @@ def test_the_verb_serves_and_keeps_what_it_acknowledged_after_kill(tmp_path):
     assert verify(folder) == []
     with Collection.open(folder, FakeEncoder()) as index:
         assert index.get("a").text == "alpha beta"
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"host": "0.0.0.0"}, "set FARFIELD_TOKEN to a secret first"),
-        ({"host": "example.org"}, "set FARFIELD_TOKEN to a secret first"),
-        ({"limits": {"bodi": 1}}, "limits.bodi: body, batch, tokens"),
-        ({"limits": {"body": 0}}, "limits.body=0: a number above 0"),
-    ],
-)
-def test_a_wrong_setting_is_said_before_anything_is_opened(tmp_path, monkeypatch, values, message):
-    monkeypatch.delenv("FARFIELD_TOKEN", raising=False)
-    words = composed("retrieval", "serve", [f"index={tmp_path}"])
-    with pytest.raises(UserError, match=message):
-        serve(run_folder=tmp_path, **(words | values))
