@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from heapq import nlargest
 from itertools import accumulate
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,9 @@ from numpy.typing import NDArray
 
 from farfield.apps.retrieval.bm25 import folded
 from farfield.apps.training.errors import UserError
+
+# Words of a query that decide which window fits.
+DECIDING = 16
 
 
 class Span(NamedTuple):
@@ -65,14 +70,15 @@ def fullest(text: str, windows: Sequence[tuple[int, int]], worth: Mapping[str, f
 
     Args:
         windows: Characters [start, end), at least one.
-        worth: Of each word that counts, as `bm25.words` gives it; a tenth of the greatest and less decides nothing.
+        worth: Of each word that counts, as `bm25.words` gives it; the sixteen that are worth most decide, and of them those
+            that are worth more than a tenth of the first.
     """
     parts = [folded(text[start:end]) for start, end in windows]
     starts = list(accumulate((len(part) + 1 for part in parts), initial=0))
     joined = "\n".join(parts)
     sums = [0.0] * len(parts)
     least = max(worth.values(), default=0.0) / 10
-    for word, value in worth.items():
+    for word, value in nlargest(DECIDING, worth.items(), key=itemgetter(1)):
         at = joined.find(word) if value > least else -1
         while at >= 0:
             end = at + len(word)
