@@ -70,8 +70,8 @@ def fullest(text: str, windows: Sequence[tuple[int, int]], worth: Mapping[str, f
 
     Args:
         windows: Characters [start, end), at least one.
-        worth: Of each word that counts, as `bm25.words` gives it; the sixteen that are worth most decide, and of them those
-            that are worth more than a tenth of the first.
+        worth: Of each word that counts, as `bm25.words` gives it; the sixteen that are worth most decide, and of
+            these those that are worth more than a tenth of the first.
     """
     parts = [folded(text[start:end]) for start, end in windows]
     starts = list(accumulate((len(part) + 1 for part in parts), initial=0))
