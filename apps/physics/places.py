@@ -23,6 +23,8 @@ from farfield.apps.physics.space import SpaceMap, from_state
 from farfield.apps.training import UserError
 
 GRAPHS = ("auto", "delaunay", "nearest", "mesh")
+# Of a box along each axis, unless model.cells says otherwise.
+CELLS = 6
 # How much a first state at the coarse nodes is drawn towards the values there, in the least squares over all nodes.
 RIDGE = 1e-6
 
@@ -167,7 +169,8 @@ def _space(
 
     d = runs.nodes.shape[1]
     if fills_box(runs):
-        cells = model["cells"] if isinstance(model["cells"], list) else [model["cells"]] * d
+        given = CELLS if model["cells"] is None else model["cells"]
+        cells = given if isinstance(given, list) else [given] * d
         if len(cells) != d or any(not isinstance(c, int) or c < 1 for c in cells):
             raise UserError(f"model.cells={model['cells']}: a whole number, or a list of one for each of {d} axes")
         knots = partitions(train, cells, int(model["order"]), bool(model["adapt_space"]), spread)

@@ -124,7 +124,8 @@ class Runs:
             raise UserError(f"{first.name}: its fields are {sizes}, the network's {like.fields}")
         return cls(
             nodes=mesh.nodes,
-            cells=dict(mesh.cells),
+            # Readers turn cells by views, which neither torch nor a file takes.
+            cells={kind: np.ascontiguousarray(index) for kind, index in mesh.cells.items()},
             period=mesh.period,
             boundary=dict(mesh.boundary),
             held=_held(mesh, carries.name, parts, sizes),

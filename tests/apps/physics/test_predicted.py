@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from farfield.apps.cli.compose import composed
 from farfield.apps.physics.case import Field, in_memory
+from farfield.apps.physics.ensemble import Ensemble
 from farfield.apps.physics.mesh import edges
 from farfield.apps.physics.rectangle import Rectangle
 from farfield.apps.physics.rims import border
 from farfield.apps.physics.runs import Runs
-from tests.apps.physics.surrogates import line_case, trained
+from tests.apps.physics.surrogates import heat_cases, line_case, trained
 from tests.apps.physics.test_resample import meshed
 
 QUICK = {"max_steps": 2, "val_every": 0, "checkpoint_every": 2, "unroll": [1]}
@@ -38,6 +40,18 @@ def test_a_network_on_all_nodes_of_a_ring_gives_a_field_round_its_seam(tmp_path:
         field(p, 0.0)[:, 0] - torch.sin(2 * torch.pi * p[:, 0]) - torch.cos(2 * torch.pi * p[:, 1])
     ).abs().max() < 0.01
     torch.testing.assert_close(field(p + torch.tensor([1.0, -2.0]), 0.5), field(p, 0.5), rtol=0, atol=1e-8)
+
+
+def test_cells_along_each_axis_may_differ_and_come_turned(tmp_path: Path) -> None:
+    settings = composed("physics", "train", ["data=x", "model.cells=[3,2]"])["model"]
+    case = heat_cases(1)[0]
+    turned = replace(case, cells={k: np.ascontiguousarray(v[:, ::-1])[:, ::-1] for k, v in case.cells.items()})
+    assert Runs.of([turned]).cells["quad"].flags.c_contiguous
+    ensemble = trained(Runs.of([turned]), tmp_path, model={"cells": settings["cells"]}, trainer=QUICK)
+    assert ensemble.places.space is not None
+    assert ensemble.nodes == (3 * 2 + 2) * (2 * 2 + 2)
+    ensemble.save(tmp_path / "model")
+    assert Ensemble.load(tmp_path / "model").nodes == ensemble.nodes
 
 
 def test_a_field_that_alone_is_held_is_met_along_the_sides(tmp_path: Path) -> None:
