@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,8 @@ from farfield.apps.retrieval.encoder import (
 from farfield.apps.training.atomic import atomic_file
 from farfield.apps.training.errors import UserError
 
-# Texts encoded between two writes.
-TEXTS_AT_ONCE = 256
+# Texts and characters encoded between two writes: what an interruption costs.
+TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 256, 500_000
 
 
 def cache_folder(path: str | None) -> Path:
@@ -112,13 +112,23 @@ def encode_cached(
         total = sum(encoder.count_tokens(list(missing.values())))
         progress(0, total)
     before = 0
-    for at in range(0, len(todo), TEXTS_AT_ONCE):
-        part = todo[at : at + TEXTS_AT_ONCE]
+    for part in _parts(todo):
         tell = None if progress is None else (lambda done, _, start=before: progress(start + done, total))
         made = encoder.encode([t for _, t in part], policy=policy, progress=tell)
         cache.put([d for d, _ in part], made)
         before += sum(e.n_tokens for e in made)
     return [cache.get(d) for d in digests]
+
+
+def _parts(todo: Sequence[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    part: list[tuple[str, str]] = []
+    for one in todo:
+        part.append(one)
+        if len(part) == TEXTS_AT_ONCE or sum(len(text) for _, text in part) > CHARACTERS_AT_ONCE:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def encode_queries_cached(encoder: Encoder, texts: Sequence[str], folder: Path) -> Vectors:

@@ -170,7 +170,8 @@ def _chosen(root: Path, tasks: list[str] | None) -> list[str]:
     if tasks is None:
         if not there:
             raise UserError(
-                f"data={root}: no task is there; queries/qmsum_test.jsonl and documents/qmsum_test.jsonl are"
+                f"data={root}: no task is there; files like queries/qmsum_test.jsonl with documents/qmsum_test.jsonl"
+                " are accepted, or the data sets LoCoV1-Queries and LoCoV1-Documents as Hugging Face has them"
             )
         return there
     if not isinstance(tasks, list) or not tasks:

@@ -2,8 +2,8 @@
 
 Layouts, the first that is there: `<task>_queries.jsonl`, `queries/<task>_test.jsonl`, `queries/<task>.jsonl`,
 `<task>/queries.jsonl` (each may end in .gz; likewise documents), below the folder or below copies of the Hugging Face
-data sets LoCoV1-Queries and LoCoV1-Documents in it; and Parquet or Arrow files there, told apart by their column
-`dataset`.
+data sets LoCoV1-Queries and LoCoV1-Documents in it, also as its cache keeps them (HF_HOME/hub); and Parquet or Arrow
+files there, told apart by their column `dataset`.
 """
 
 from __future__ import annotations
@@ -150,11 +150,14 @@ def _names(root: Path, kind: str) -> set[str]:
 
 
 def _bases(root: Path, kind: str) -> list[Path]:
-    return [root, *(p for p in (root / FOLDERS[kind][0], root / "hazyresearch" / FOLDERS[kind][0]) if p.is_dir())]
+    name = FOLDERS[kind][0]
+    cached = sorted(root.glob(f"datasets--hazyresearch--{name}/snapshots/*"))
+    return [root, *(p for p in (root / name, root / "hazyresearch" / name, *cached) if p.is_dir())]
 
 
 def _tables(base: Path, kind: str) -> list[Path]:
-    folder = base if base.name == FOLDERS[kind][0] else base / FOLDERS[kind][1]
+    whole = base.name == FOLDERS[kind][0] or base.parent.name == "snapshots"
+    folder = base if whole else base / FOLDERS[kind][1]
     return sorted([*folder.rglob("*.parquet"), *folder.rglob("*.arrow")]) if folder.is_dir() else []
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from farfield.apps.retrieval import cache
 from farfield.apps.retrieval.cache import VectorCache, cache_folder, encode_cached, encode_queries_cached, text_digest
 from farfield.apps.retrieval.encoder import Encoding, Fingerprint, Policy, Progress, Vectors
 from farfield.apps.training.errors import UserError
@@ -62,6 +64,24 @@ def test_texts_are_encoded_once_and_come_back_as_they_were(tmp_path: Path) -> No
     other = Counting()
     encode_cached(other, [*TEXTS, "newer"], tmp_path, policy="chunk")
     assert other.asked == ["newer"]
+
+
+def test_an_interruption_costs_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "CHARACTERS_AT_ONCE", 10)
+    encoder = Counting()
+    encode = encoder.encode
+
+    def stopped(texts: Sequence[str], **how: Any) -> list[Encoding]:
+        if "the end" in texts:
+            raise KeyboardInterrupt
+        return encode(texts, **how)
+
+    monkeypatch.setattr(encoder, "encode", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        encode_cached(encoder, ["eleven letters", "more", "and more", "the end"], tmp_path, policy="chunk")
+    other = Counting()
+    encode_cached(other, ["eleven letters", "more", "and more", "the end"], tmp_path, policy="chunk")
+    assert other.asked == ["the end"]
 
 
 def test_another_policy_or_fingerprint_shares_nothing(tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ LAYOUTS = {
     "hugging face": ("LoCoV1-Queries/queries/qmsum_test.jsonl", "LoCoV1-Documents/documents/qmsum_test.jsonl"),
     "owner": ("hazyresearch/LoCoV1-Queries/queries/qmsum.jsonl", "hazyresearch/LoCoV1-Documents/documents/qmsum.jsonl"),
     "task": ("qmsum/queries.jsonl", "qmsum/documents.jsonl"),
+    "cache of hugging face": (
+        "datasets--hazyresearch--LoCoV1-Queries/snapshots/3f1/queries/qmsum_test.jsonl",
+        "datasets--hazyresearch--LoCoV1-Documents/snapshots/8c0/documents/qmsum_test.jsonl",
+    ),
 }
 
 
@@ -46,14 +50,15 @@ def test_every_layout_gives_the_same_task(tmp_path: Path, layout: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
-def test_tables_of_hugging_face_are_told_apart_by_their_column(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("place", ["LoCoV1-{}", "datasets--hazyresearch--LoCoV1-{}/snapshots/3f1"])
+def test_tables_of_hugging_face_are_told_apart_by_their_column(tmp_path: Path, suffix: str, place: str) -> None:
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     for kind, rows in (("Queries", QUERIES), ("Documents", DOCUMENTS)):
         rows = [{k: v for k, v in row.items() if k != "evidence"} for row in rows]
         other = [{**rows[0], "dataset": "gov_report"}]
-        file = tmp_path / f"LoCoV1-{kind}" / "data" / f"test-0.{suffix}"
+        file = tmp_path / place.format(kind) / "data" / f"test-0.{suffix}"
         file.parent.mkdir(parents=True)
         table = arrow.Table.from_pylist(rows + other)
         if suffix == "parquet":
