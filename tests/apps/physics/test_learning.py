@@ -14,9 +14,9 @@ from farfield.apps.physics.learning import Learning, Stage
 from farfield.apps.physics.places import places_of
 from farfield.apps.physics.prepared import prepare, scales_of
 from farfield.apps.physics.runs import Runs
-from farfield.apps.physics.train import _fitting, settings_of
+from farfield.apps.physics.train import _fitting, settings_of, train_runs
 from farfield.apps.training import UserError
-from tests.apps.physics.surrogates import MODEL, heat_cases, trained
+from tests.apps.physics.surrogates import MODEL, TRAINER, heat_cases, trained
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,18 @@ def test_recorded_steps_are_the_launched_ones(runs: Runs, precision: str) -> Non
                 torch.randn(300, 300, device="cuda") @ torch.randn(300, 300, device="cuda")
         found.append((torch.stack(losses), torch.cat([p.detach().flatten() for p in module.parameters()])))
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_a_budget_is_kept_by_recorded_steps(runs: Runs, tmp_path: Path) -> None:
+    # Large products need what Lightning frees between the timing and the training.
+    model = MODEL | {"space": "nodes", "stride": 1, "order_time": 1, "width": 128}
+    trainer = TRAINER | {"max_steps": None, "batch": 64, "val_every": 0, "checkpoint_every": 10**6}
+    found = train_runs(
+        runs, run_folder=tmp_path, model=model, trainer=trainer, device="cuda", precision="bf16", budget="6s"
+    )
+    assert found.about["max_steps"] > 2
+    assert all(bool(p.isfinite().all()) for p in found.net.parameters())
 
 
 @pytest.mark.gpu
