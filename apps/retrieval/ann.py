@@ -16,6 +16,7 @@ import numpy as np
 
 from farfield.apps.retrieval import clustering
 from farfield.apps.retrieval.exact import Chosen, Live, Rows, Vectors, scan
+from farfield.apps.retrieval.stored_rows import StoredRows
 
 # Its stubs know another interface than its Python module has.
 faiss: Any = import_module("faiss")
@@ -27,12 +28,12 @@ TRAINED_ROWS = 1_000
 # Share of the true best 10 that a search has to find of queries that are the sum of two vectors of the index. Such a
 # query lies between clusters as a real one does: both need about as many lists for a recall.
 RECALL = 0.99
-TUNED_ON = 256
+TUNED_ON, SCANNED = 256, 64
 # Rows to re-rank, and how near to the recall of all rows the first that is taken comes.
 DEPTHS = (48, 96, 192, 384, 768)
 NEARLY = 0.002
 # Rows that the directions, the centres (each) and the codes are made from.
-DIRECTIONS_FROM, CENTRE_FROM, CODES_FROM = 32_768, 40, 16_384
+DIRECTIONS_FROM, CENTRE_FROM, CODES_FROM = 16_384, 40, 16_384
 # 4-bit codes of a row of ivf-pq, at most; the widest reduction has two numbers a code.
 CODES = 128
 BLOCK = 16_384
@@ -59,12 +60,14 @@ def choose(kind: str, n: int) -> str:
     return "flat" if kind != "flat" and n < TRAINED_ROWS else kind
 
 
-def build(kind: str, vectors: Vectors, path: Path, *, seed: int = 0, progress: Progress | None = None) -> Params:
+def build(
+    kind: str, vectors: Vectors | StoredRows, path: Path, *, seed: int = 0, progress: Progress | None = None
+) -> Params:
     """Write an index over the rows of a matrix.
 
     Args:
         kind: hnsw, ivf-flat or ivf-pq.
-        vectors: (n, d) of unit length, in memory or mapped.
+        vectors: (n, d) of unit length, in memory or in a file.
         path: File to write.
         progress: Called with rows done and all rows.
     Returns: How wide to search (nprobe or ef) and how many to re-rank so that recall@10 reaches RECALL.
@@ -84,7 +87,7 @@ def build(kind: str, vectors: Vectors, path: Path, *, seed: int = 0, progress: P
     return params
 
 
-def _trained_lists(kind: str, vectors: Vectors, seed: int) -> Any:
+def _trained_lists(kind: str, vectors: Vectors | StoredRows, seed: int) -> Any:
     """An empty index of lists: ivf-flat over the vectors, ivf-pq over their first directions in codes of 4 bits."""
     n, d = vectors.shape
     # Lists by about 4 sqrt(n): finding the nearest and reading them cost alike.
@@ -125,7 +128,7 @@ def _centres(sample: Vectors, lists: int, seed: int) -> Any:
     return quantizer
 
 
-def _some(vectors: Vectors, wanted: int, rng: np.random.Generator, turn: Vectors | None = None) -> Vectors:
+def _some(vectors: Vectors | StoredRows, wanted: int, rng: np.random.Generator, turn: Vectors | None = None) -> Vectors:
     """Rows by chance, in an order by chance; turned and reduced where a matrix (d, r) is given."""
     n = len(vectors)
     rows = np.sort(rng.choice(n, wanted, replace=False)) if wanted < n else np.arange(n)
@@ -148,19 +151,22 @@ def _add(kind: str, index: Any, block: Vectors) -> None:
         index.add(block)
 
 
-def _tuned(kind: str, index: Any, vectors: Vectors, seed: int) -> Params:
+def _tuned(kind: str, index: Any, vectors: Vectors | StoredRows, seed: int) -> Params:
     """Smallest width that finds RECALL of the best 10 of sums of two vectors, and how many to re-rank."""
     n = len(vectors)
     at = np.random.default_rng(seed + 1).integers(0, n, (2, TUNED_ON))
     queries = vectors[at[0]] + vectors[at[1]]
     queries /= np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-9)
     k = min(10, n)
-    true = scan(vectors, queries, k)[1]
+    # Some at once: the scores of a step are held as often as a sort needs them.
+    true = np.concatenate([scan(vectors, queries[i : i + SCANNED], k)[1] for i in range(0, TUNED_ON, SCANNED)])
     ann = Ann(kind, index, {})
 
     def recall(width: int, depth: int) -> float:
         ann.params = {"width": width, "depth": depth}
-        return _recall(ann.reranked(vectors, queries, k), true)
+        # Their exact scores put the true best among the proposals first.
+        proposed = ann.propose(queries, k)
+        return float((true[:, :, None] == proposed[:, None, :]).any(axis=2).mean())
 
     depth = k
     if kind == "ivf-pq":
@@ -172,11 +178,6 @@ def _tuned(kind: str, index: Any, vectors: Vectors, seed: int) -> Params:
             return {"width": width, "depth": depth}
         width = math.ceil(width * 1.3)
     return {"width": ann.widest, "depth": depth}
-
-
-def _recall(found: Rows, true: Rows) -> float:
-    lines = zip(found.tolist(), true.tolist(), strict=True)
-    return float(np.mean([len(set(f) & set(t)) / len(t) for f, t in lines]))
 
 
 class Ann:
@@ -242,12 +243,3 @@ class Ann:
         with one_thread(len(queries) == 1):
             _, rows = self.index.search(np.ascontiguousarray(queries), wanted, params=params)
         return np.asarray(rows, np.int64)
-
-    def reranked(self, vectors: Vectors, queries: Vectors, k: int) -> Rows:
-        """The k best of the proposals by their true inner products."""
-        best = np.full((len(queries), k), -1, np.int64)
-        for mine, query, rows in zip(best, queries, self.propose(queries, k), strict=True):
-            inside = rows[rows >= 0]
-            order = np.argsort(-(vectors[inside] @ query), kind="stable")[:k]
-            mine[: len(order)] = inside[order]
-        return best

@@ -45,15 +45,17 @@ def centres(sample: Vectors, c: int, seed: int) -> Vectors:
     rng = np.random.default_rng(seed)
     made = _unit(sample[np.sort(rng.choice(len(sample), c, replace=False))])
     for _ in range(ROUNDS):
-        own = nearest(sample, made)
-        counts = np.bincount(own, minlength=c)
-        order = np.argsort(own, kind="stable")
-        taken = np.flatnonzero(counts)
-        starts = np.cumsum(counts)[taken] - counts[taken]
-        made[taken] = np.add.reduceat(sample[order], starts, axis=0)
+        sums, counts = np.zeros_like(made), np.zeros(c, np.int64)
+        for begin in range(0, len(sample), BLOCK):
+            block = sample[begin : begin + BLOCK]
+            own = nearest(block, made)
+            order = np.argsort(own, kind="stable")
+            taken, starts, times = np.unique(own[order], return_index=True, return_counts=True)
+            sums[taken] += np.add.reduceat(block[order], starts, axis=0)
+            counts[taken] += times
         empty = np.flatnonzero(counts == 0)
-        made[empty] = sample[rng.choice(len(sample), len(empty))]
-        made = _unit(made)
+        sums[empty] = sample[rng.choice(len(sample), len(empty))]
+        made = _unit(sums)
     return made
 
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from farfield.apps.retrieval.stored_rows import StoredRows
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -46,12 +49,17 @@ class Chosen:
 
 
 def scan(
-    vectors: Vectors, queries: Vectors, k: int, *, live: Live | Chosen | None = None, rows: Rows | None = None
+    vectors: Vectors | StoredRows,
+    queries: Vectors,
+    k: int,
+    *,
+    live: Live | Chosen | None = None,
+    rows: Rows | None = None,
 ) -> tuple[Vectors, Rows]:
     """The k best rows of each query.
 
     Args:
-        vectors: (n, d), in memory or mapped from a file.
+        vectors: (n, d), in memory, mapped from a file or in one.
         queries: (m, d).
         k: Results; fewer exist where n or the selection is smaller.
         live: (n,) rows that may be found; None is all.

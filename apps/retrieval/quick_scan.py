@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from farfield.apps.retrieval.ann import one_thread
-from farfield.apps.retrieval.exact import BLOCK, Chosen, Live, Rows, Vectors, padded, scan
+from farfield.apps.retrieval.exact import Chosen, Live, Rows, Vectors, padded, scan
 
 # Its stubs know another interface than its Python module has.
 faiss: Any = import_module("faiss")
+BLOCK = 1024
 # Below this many numbers a product of all is as quick.
 SMALL = 2**20
 # From this many queries on one matrix product of all is as quick.

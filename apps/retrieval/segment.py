@@ -20,6 +20,7 @@ from farfield.apps.retrieval import ann
 from farfield.apps.retrieval.exact import Chosen, DeviceScan, Live, Rows, Vectors
 from farfield.apps.retrieval.quick_scan import QuickScan
 from farfield.apps.retrieval.store import Damaged
+from farfield.apps.retrieval.stored_rows import StoredRows
 from farfield.apps.training.atomic import atomic_folder
 from farfield.apps.training.errors import UserError
 
@@ -57,9 +58,8 @@ def write(
             params: dict[str, int] = {}
             kind = ann.choose(kind, rows)
             if kind != "flat":
-                mapped = np.memmap(temporary / VECTORS, np.float32, "r", shape=(rows, d))
-                params = ann.build(kind, mapped, temporary / INDEX, seed=seed, progress=progress)
-                del mapped
+                stored = StoredRows(temporary / VECTORS, d)
+                params = ann.build(kind, stored, temporary / INDEX, seed=seed, progress=progress)
             if kind == "hnsw":
                 (temporary / VECTORS).unlink()
             about = {"format": FORMAT, "encoder": encoder, "kind": kind, "rows": rows, "d": d, "params": params}

@@ -10,6 +10,7 @@ from farfield.apps.retrieval.exact import Chosen, scan
 from farfield.apps.retrieval.quick_scan import QuickScan
 from farfield.apps.retrieval.segment import Segment, write
 from farfield.apps.retrieval.store import Damaged
+from farfield.apps.retrieval.stored_rows import StoredRows
 
 LISTED = ("hnsw", "ivf-flat", "ivf-pq")
 
@@ -165,3 +166,12 @@ def test_every_centre_has_a_direction():
     made = clustering.centres(sample, 8, seed=0)
     np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
     assert (sample * made[clustering.nearest(sample, made)]).sum(1).min() > 0.999
+
+
+def test_rows_of_a_file_are_those_of_the_matrix(tmp_path, vectors):
+    vectors.tofile(tmp_path / "rows")
+    stored = StoredRows(tmp_path / "rows", 96)
+    assert stored.shape == vectors.shape
+    assert len(stored) == len(vectors)
+    for rows in (slice(0, 7), slice(5990, 9000), slice(3, 3), np.array([5, 1, 5]), np.empty(0, np.int64)):
+        assert np.array_equal(stored[rows], vectors[rows])
