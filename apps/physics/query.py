@@ -59,6 +59,8 @@ def query(
     """
     from farfield.apps.physics.points import read_points
 
+    # YAML takes nan for a number.
+    outside = "nan" if isinstance(outside, float) and math.isnan(outside) else outside
     target = run_folder / ("answers.csv" if points is not None else "field.pvd") if out is None else Path(str(out))
     accepted = (*(WHOLE_FILES if points is None else POINT_FILES), FIELD)
     if target.suffix not in accepted or target.is_dir():

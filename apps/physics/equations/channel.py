@@ -10,7 +10,7 @@ of 0.99 to 1.01 and a Strouhal number of 0.295 to 0.305.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -74,20 +74,24 @@ class Flow:
         self.free = np.setdiff1d(np.arange(count), self.fixed)
         self._solvers: dict[float, Any] = {}
 
-    def steady_stokes(self) -> tuple[Array, Array]:
+    def steady_stokes(self, share: float) -> tuple[Array, Array]:
         """The flow without inertia: where a run starts from."""
-        return self._solve(0.0, np.zeros((2, self.size)))
+        return self._solve(0.0, np.zeros((2, self.size)), share)
 
     def convection(self, u: Array) -> Array:
         """Integrals of (u . grad) u with every function, (2, P)."""
         ux, uy = (self.space.value @ c for c in u)
         return np.stack([self.space.integrals(ux * (self.space.x @ c) + uy * (self.space.y @ c)) for c in u])
 
-    def step(self, states: Sequence[Array], pushes: Sequence[Array]) -> tuple[Array, Array]:
-        """Velocity and pressure one dt later, from the last velocities and their convection, the latest first."""
+    def step(self, states: Sequence[Array], pushes: Sequence[Array], share: float) -> tuple[Array, Array]:
+        """Velocity and pressure one dt later, from the last velocities and their convection, the latest first.
+
+        Args:
+            share: Of the inflow that enters then.
+        """
         (first, *rest), ahead = SCHEMES[len(states)]
         load = self._load(np.asarray(-sum(c * u for c, u in zip(rest, states, strict=True)) / self.dt))
-        return self._solve(first / self.dt, load - sum(c * f for c, f in zip(ahead, pushes, strict=True)))
+        return self._solve(first / self.dt, load - sum(c * f for c, f in zip(ahead, pushes, strict=True)), share)
 
     def rate(self, states: Sequence[Array]) -> Array:
         """du/dt at the latest of some velocities, the latest first."""
@@ -103,7 +107,7 @@ class Flow:
     def _load(self, u: Array) -> Array:
         return np.stack([self.space.mass @ c for c in u])
 
-    def _solve(self, shift: float, load: Array) -> tuple[Array, Array]:
+    def _solve(self, shift: float, load: Array, share: float) -> tuple[Array, Array]:
         if shift not in self._solvers:
             block = shift * self.space.mass + self.diffusion
             x, y = self.pull
@@ -116,8 +120,8 @@ class Flow:
         right = np.zeros(2 * self.size + self.pull[0].shape[0])
         right[: 2 * self.size] = load.ravel()
         found = np.zeros(len(right))
-        found[self.free] = lu.solve(right[self.free] - lifted)
-        found[: 2 * self.size] += self.held
+        found[self.free] = lu.solve(right[self.free] - share * lifted)
+        found[: 2 * self.size] += share * self.held
         return found[: 2 * self.size].reshape(2, -1), found[2 * self.size :]
 
 
@@ -142,13 +146,16 @@ def channel(
     time_step: float | None,
     reynolds: float,
     speed: float,
+    pulse: float,
+    period: float,
     density: float,
     perturbation: float,
 ) -> Case:
     """One run; the settings are those of recipes/physics/equation/channel.yaml.
 
     Returns: Fields u (m s-1, two components) and p (Pa) at the vertices; drag and lift coefficients of every frame as
-        history, their means and greatest values and the shedding frequency as results.
+        history, their means and greatest values and the shedding frequency as results; where the inflow pulses, its
+        mean speed as the signal inflow, speed (1 + pulse sin(2 pi t / period)).
     Raises: UserError: a setting is out of its range; the time step is too long.
     Complexity: O(N^1.5) to factorise, O(N log N) a step.
     """
@@ -160,17 +167,28 @@ def channel(
     mean, rho = number("speed", speed, 0, above=True), number("density", density, 0, above=True)
     across = 2 * r if r else sides[1]
     viscosity = mean * across / number("reynolds", reynolds, 0, above=True)
+    swing, around = number("pulse", pulse, 0), number("period", period, 0, above=True)
+    if swing >= 1:
+        raise UserError(f"equation.pulse={pulse}: below 1 is accepted; the inflow must not turn round")
+
+    def share(t: Any) -> Any:
+        return 1 + swing * np.sin(2 * np.pi * t / around)
+
     times = frame_times(duration, frames)
     interval = times[1] - times[0]
     shortest = min(fine, triangle) if r else triangle
-    limit = CFL * shortest / 2 / (1.5 * mean) if time_step is None else number("time_step", time_step, 0, above=True)
+    limit = (
+        CFL * shortest / 2 / (1.5 * mean * (1 + swing))
+        if time_step is None
+        else number("time_step", time_step, 0, above=True)
+    )
     per_frame = max(1, int(np.ceil(interval / limit - 1e-9)))
     settle = number("spin_up", spin_up, 0)
     ripple = number("perturbation", perturbation, 0) * mean * _ripple(rng, space, sides)
     for attempt in range(HALVINGS if time_step is None else 1):
         parts = per_frame * 2**attempt
         flow = Flow(space, viscosity, interval / parts, lambda y: 6 * mean * y * (sides[1] - y) / sides[1] ** 2)
-        marched = _march(flow, ripple, frames, parts, settle, 20 * mean, advance)
+        marched = _march(flow, ripple, frames, parts, settle, 20 * mean, share, advance)
         if marched is not None:
             break
     else:
@@ -196,27 +214,39 @@ def channel(
         units={"x": "m", "t": "s"},
         results=results,
         history=history,
+        signals={"inflow": (mean * share(times), "m s-1")} if swing else {},
         boundary=domain.boundary(nodes),
     )
 
 
 def _march(
-    flow: Flow, ripple: Array, frames: int, parts: int, settle: float, most: float, advance: Advance
+    flow: Flow,
+    ripple: Array,
+    frames: int,
+    parts: int,
+    settle: float,
+    most: float,
+    share: Callable[[float], float],
+    advance: Advance,
 ) -> tuple[dict[str, Array], Array] | None:
-    """Fields at the frames, forces (S, 2) of every step since the first; None where the flow grows past `most`."""
+    """Fields at the frames, forces (S, 2) of every step since the first; None where the flow grows past `most`.
+
+    Args:
+        share: Of the inflow by the time since the first frame.
+    """
     space = flow.space
     cylinder = space.parts.get("cylinder")
     values = {"u": np.empty((frames, space.vertices, 2)), "p": np.empty((frames, space.vertices, 1))}
     warm = int(np.ceil(settle / flow.dt - 1e-9))
     total = warm + (frames - 1) * parts
     forces = np.full((total + 1, 2), np.nan)
-    u, p = flow.steady_stokes()
+    u, p = flow.steady_stokes(share(-warm * flow.dt))
     u += ripple
     push = flow.convection(u)
     states, pushes = [u], [push]
     for step in range(total + 1):
         if step:
-            u, p = flow.step(states[:ORDER], pushes[:ORDER])
+            u, p = flow.step(states[:ORDER], pushes[:ORDER], share((step - warm) * flow.dt))
             states, push = [u, *states[:ORDER]], flow.convection(u)
             pushes = [push, *pushes[: ORDER - 1]]
             if cylinder is not None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import xarray
 
+from farfield.apps.cli.compose import composed
 from farfield.apps.physics.case import Case, Quantity
 from farfield.apps.physics.equations.domain import Domain, triangulate
 from farfield.apps.physics.field import Field
@@ -141,6 +142,8 @@ def test_points_outside_are_named_by_their_line_or_left_empty(tmp_path: Path) ->
         ask(tmp_path, points=points)
     out = ask(tmp_path, points=points, outside="nan", out=str(tmp_path / "a.csv"))
     assert [row["T (K)"] for row in csv.DictReader(out.open())][1:] == ["nan", "nan"]
+    typed = composed("physics", "query", ["checkpoint=given", "outside=nan"])["outside"]
+    assert ask(tmp_path, points=points, outside=typed, out=str(tmp_path / "a.csv")).read_text() == out.read_text()
     points = written(tmp_path, "x,y,t\n0.5,1,3\n")
     with pytest.raises(UserError, match=r"line 2: its time 3 is outside of \[0, 1\]"):
         ask(tmp_path, points=points)

@@ -30,6 +30,23 @@ def test_an_empty_channel_has_poiseuilles_profile() -> None:
     assert np.abs(case.read("u")[0, :, 1]).max() > 1e-3, "it started perturbed"
 
 
+def test_a_pulsing_inflow_comes_in_and_goes_out() -> None:
+    values = {"radius": 0.0, "triangle": 0.1, "triangle_at_obstacles": 0.1, "spin_up": 0.3, "duration": 1.0}
+    case = solve("channel", **values, frames=9, reynolds=20.0, perturbation=0.0, pulse=0.5, period=1.0, speed=2.0)
+    inflow, unit = case.signals["inflow"]
+    np.testing.assert_allclose(inflow, 2 * (1 + 0.5 * np.sin(2 * np.pi * case.times)), atol=1e-12)
+    assert unit == "m s-1"
+    u = case.read("u")
+    for side in ("left", "right"):
+        index = case.boundary[side]
+        y = case.nodes[index, 1]
+        order = np.argsort(y)
+        profile = (6 * y * (0.41 - y) / 0.41**2)[order]
+        through = np.trapezoid(u[:, index[order], 0], y[order], axis=1) / np.trapezoid(profile, y[order])
+        np.testing.assert_allclose(through, inflow, rtol=1e-9 if side == "left" else 0.05)
+    assert np.abs(u[2, :, 0].max() - u[6, :, 0].max()) > 1
+
+
 def test_steady_flow_past_the_cylinder_has_the_drag_of_the_benchmark() -> None:
     """Schaefer and Turek's case 2D-1, Re = 20: drag 5.57 to 5.59, lift 0.0104 to 0.0110, pressure drop 0.1172 to"
     " 0.1176."""
@@ -54,6 +71,11 @@ def test_the_frequency_of_a_wake_is_that_of_its_lift() -> None:
     assert found.drag_mean == pytest.approx(3, abs=0.01)
     assert found.lift_max == pytest.approx(1.2, abs=0.01)
     assert wake(np.full(50, 3.0), np.full(50, 0.01), 0.01).frequency == 0
+
+
+def test_an_inflow_that_turns_round_is_refused() -> None:
+    with pytest.raises(UserError, match=r"equation\.pulse=1\.0: below 1"):
+        solve("channel", pulse=1.0)
 
 
 def test_a_step_too_long_is_refused() -> None:
