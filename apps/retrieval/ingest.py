@@ -31,13 +31,14 @@ SAMPLE = 20_000
 
 @dataclass
 class Plan:
-    """What a look at all files found: ids new, changed, unchanged; characters of each to encode; files passed over."""
+    """What a look at all files found: ids new, changed, unchanged; characters of each to encode, and some of them."""
 
     new: int = 0
     changed: int = 0
     unchanged: int = 0
     lengths: list[int] = field(default_factory=list)
     sample: list[str] = field(default_factory=list)
+    sampled: int = 0
     skipped: list[str] = field(default_factory=list)
 
     @property
@@ -180,8 +181,9 @@ def look(collection: Collection, files: list[tuple[Path, str]], on_error: str) -
                     continue
                 plan.new, plan.changed = plan.new + (known is None), plan.changed + (known is not None)
                 plan.lengths.append(len(document.text))
-                if document.text and sum(map(len, plan.sample)) < SAMPLE:
+                if document.text and plan.sampled < SAMPLE:
                     plan.sample.append(document.text[:SAMPLE])
+                    plan.sampled += len(plan.sample[-1])
         except parsers.Unreadable as error:
             if on_error == "stop":
                 raise UserError(f"{error} (on_error=skip passes over such files)") from error
@@ -211,7 +213,7 @@ def tell(collection: Collection, plan: Plan, workers: int = 1) -> None:
     if not plan.characters:
         print(f"{counts}; nothing to encode")
         return
-    encoder, sampled = collection.encoder, sum(map(len, plan.sample))
+    encoder, sampled = collection.encoder, plan.sampled
     # The first call of a model takes longer than those that follow.
     encoder.encode([plan.sample[0][:100]], policy="chunk")
     began = time.monotonic()

@@ -44,7 +44,7 @@ WORDS_AT_ONCE = 4096
 # Size of a run that is being written, which is like no other.
 OPEN = -1
 # Pairs of one run where all postings are made again.
-PAIRS_AT_ONCE = 2**16
+PAIRS_AT_ONCE = 2**20
 PAIRS_OF = "SELECT pairs FROM postings WHERE run IN (SELECT run FROM runs) AND word = ?"
 
 
@@ -98,11 +98,14 @@ def rebuild(db: sqlite3.Connection) -> None:
         db.execute(f"DELETE FROM {table}")
     db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(COUNTERS.items()))
     counts: dict[int, Counter[str]] = {}
+    pairs = 0
     for doc, title, text in db.cursor().execute("SELECT doc, title, text FROM documents ORDER BY doc"):
         counts[doc] = count(title, text)
-        if sum(map(len, counts.values())) > PAIRS_AT_ONCE:
+        # One for the document, which costs room even where it has no words.
+        pairs += len(counts[doc]) + 1
+        if pairs > PAIRS_AT_ONCE:
             add(db, counts)
-            counts = {}
+            counts, pairs = {}, 0
     add(db, counts)
 
 
