@@ -1,6 +1,6 @@
 """Merges of the retrieval store: when a write is searchable while they run, and the memory they take.
 
-`python -m benchmarks.bench_merge`: 200,000 x 128 (--quick: 20,000), see `merge_study`. A write of 500 documents and a
+`python -m benchmarks.bench_merge`: 200,000 x 128 (--quick: 20,000), see `merge_study`. A write of 200 documents and a
 search that finds the last of them are one time. Memory of a stretch is its peak over what was resident before it.
 """
 

@@ -5,6 +5,7 @@ All of it leaves the index as it was until one transaction at the end; one proce
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
@@ -208,6 +209,13 @@ def _encode_missing(collection: Collection, number: int, encoder: Encoder, progr
             progress(min(done, total), total)
 
 
+def _give_back() -> None:
+    """Memory that threads have freed, to the system: glibc keeps it for their next, which are other threads."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def _rewrite(collection: Collection, names: list[str], kind: str | None, progress: Progress | None) -> None:
     """One segment in the place of some and of the delta, from the store's own vectors."""
     view, store = collection.view(), collection.store
@@ -223,6 +231,7 @@ def _rewrite(collection: Collection, names: list[str], kind: str | None, progres
         _clear_tombstones(store, db, view.last_tombstone)
     collection.refresh()
     clean(store)
+    _give_back()
 
 
 def _made(store: Store, encoder: int, docs: Rows, kind: str, progress: Progress | None) -> tuple[str, str] | None:
