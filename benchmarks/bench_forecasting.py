@@ -261,9 +261,10 @@ def interval_coverage(bench: Bench) -> Iterator[Row]:
             spread = y[:8640].std()
             at = {"1": 0, "H/2": horizon // 2 - 1, "H": horizon - 1}
             sizes = shape(series=name, H=horizon, windows=len(rolled.origins))
-            for kind, (inside, width) in coverage(rolled).items():
-                values = {f"coverage_h={label}": float(inside[i]) for label, i in at.items()}
-                values |= {"coverage_all": float(inside.mean()), "width": float(width.mean() / spread)}
+            for kind, found in coverage(rolled).items():
+                values = {f"coverage_h={label}": float(found.coverage[i]) for label, i in at.items()}
+                values |= {"coverage_all": float(found.coverage.mean())}
+                values |= {"width": float(found.width.mean() / spread), "crps": float(found.crps / spread)}
                 for metric, value in values.items():
                     yield bench.row("forecasting", f"{OURS}-{kind}", "", sizes, "fp64", metric=metric, value=value)
 

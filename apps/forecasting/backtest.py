@@ -155,21 +155,22 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 def coverage_rows(rolled: Rolled) -> list[tuple[str, ...]]:
-    """Table rows: share inside the 90% interval at h = 1, H/2, H and over all, mean width; adaptive beside static."""
+    """Table rows: share inside at h = 1, H/2, H and over all, mean width, CRPS; adaptive beside static."""
     horizon = rolled.truth.shape[1]
     at = (0, (horizon + 1) // 2 - 1, horizon - 1)
     return [
         (
             name,
-            *(f"{share[i]:.1%}" for i in at),
-            f"{share.mean():.1%}",
-            f"{width.mean():.4g}",
+            *(f"{found.coverage[i]:.1%}" for i in at),
+            f"{found.coverage.mean():.1%}",
+            f"{found.width.mean():.4g}",
+            f"{found.crps:.4g}",
         )
-        for name, (share, width) in coverage(rolled).items()
+        for name, found in coverage(rolled).items()
     ]
 
 
-COVERAGE_HEAD = (f"{1 - LEVEL:.0%} intervals: inside", "h = 1", "h = H/2", "h = H", "all h", "mean width")
+COVERAGE_HEAD = (f"{1 - LEVEL:.0%} intervals: inside", "h = 1", "h = H/2", "h = H", "all h", "mean width", "CRPS")
 
 
 def _tell(rolled: Rolled, scores: dict[str, Score], plan: Plan, run_folder: Path, table: Table) -> None:
@@ -183,7 +184,7 @@ def _tell(rolled: Rolled, scores: dict[str, Score], plan: Plan, run_folder: Path
     print(timing)
     if said:
         print(said)
-    shares = {name: share for name, (share, _) in coverage(rolled).items()}
+    shares = {name: found.coverage for name, found in coverage(rolled).items()}
     pick = spread(rolled.origins, DRAWN)
     forecasts = [
         pd.Series(rolled.forecasts[i], table.frame.index[rolled.origins[i] + 1 : rolled.origins[i] + 1 + plan.horizon])

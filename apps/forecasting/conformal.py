@@ -146,70 +146,9 @@ class Intervals:
     Args:
         coverage: Share of values inside, by horizon (H,).
         width: Mean width, by horizon (H,).
-        crps: Mean over all forecasts, from the pinball losses of RATES.
+        crps: Mean over all forecasts, from the pinball losses of RATES: twice their mean over all levels.
     """
 
     coverage: Array
     width: Array
     crps: float
-
-
-class Judge:
-    """Sums of coverage, width and CRPS of symmetric intervals, one origin after the other.
-
-    Args:
-        horizon: H.
-        rate: Miss rate of the intervals whose coverage and width are told.
-    """
-
-    def __init__(self, horizon: int, rate: float) -> None:
-        self._at = int(np.argmin(np.abs(RATES - rate)))
-        self._sums = np.zeros((4, horizon))
-
-    def see(self, error: Array, half: Array) -> None:
-        """Errors |y - y_hat| of one origin, NaN where unknown (H,), and the half-widths issued (H, A)."""
-        known = np.isfinite(error)
-        error = np.where(known, error, 0.0)
-        width = half[:, self._at]
-        self._sums += np.stack([error <= width, 2 * width, crps_of(error, half), np.ones(len(error))]) * known
-
-    def result(self) -> Intervals:
-        """Over all that was seen; NaN for a horizon that never completed."""
-        inside, width, crps, counts = self._sums
-        counted = np.where(counts > 0, counts, np.nan)
-        total = counts.sum()
-        return Intervals(inside / counted, width / counted, float(crps.sum() / total) if total else float("nan"))
-
-
-def crps_of(error: Array, half: Array) -> Array:
-    """CRPS of the distribution whose central intervals are y_hat +- half (..., A), from |y - y_hat| (...).
-
-    The two quantiles of an interval of miss rate a cost a w + max(0, |e| - w) together; CRPS is the integral over a in
-    (0, 1), by the trapezoidal rule on RATES, with the width 0 at a = 1.
-    """
-    cost = RATES * half + np.maximum(0.0, error[..., None] - half)
-    cost = np.concatenate([cost[..., :1], cost, error[..., None]], -1)
-    nodes = np.concatenate([[0.0], RATES, [1.0]])
-    return np.asarray(((cost[..., 1:] + cost[..., :-1]) / 2 * np.diff(nodes)).sum(-1))
-
-
-def follow(forecasts: Array, truth: Array, conformal: Conformal, rate: float = 0.1) -> dict[str, Intervals]:
-    """Issues the forecasts one after the other while their values come: adaptive intervals beside static ones.
-
-    Args:
-        forecasts: One row an origin, origins one value apart (T, H).
-        truth: What came, NaN where unknown (T, H).
-        conformal: Left in the state after the last origin.
-        rate: Miss rate of the intervals whose coverage is told.
-    Returns: "adaptive" and "static".
-    Complexity: O(T H A).
-    """
-    judges = {name: Judge(forecasts.shape[1], rate) for name in ("adaptive", "static")}
-    for t, forecast in enumerate(forecasts):
-        if t:
-            conformal.observe(truth[t - 1, 0])
-        conformal.issue(forecast)
-        error = np.abs(truth[t] - forecast)
-        judges["adaptive"].see(error, conformal.half())
-        judges["static"].see(error, conformal.static)
-    return {name: judge.result() for name, judge in judges.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from farfield.apps.forecasting.bank import Array, Index
-from farfield.apps.forecasting.conformal import RATES
+from farfield.apps.forecasting.conformal import RATES, Intervals
 from farfield.apps.forecasting.series import Plan, SeriesModel
 from farfield.apps.forecasting.sizes import whole
 from farfield.apps.forecasting.stack import targets_at
@@ -183,8 +183,8 @@ def score(rolled: Rolled, y: Array, season: int, chosen: Index | None = None) ->
     return Score(float(np.nanmean(error)), crps, np.nanmean(error, 0), len(rows), seconds)
 
 
-def coverage(rolled: Rolled, rate: float = LEVEL) -> dict[str, tuple[Array, Array]]:
-    """Share inside and mean width by horizon (H,), of adaptive and of static intervals."""
+def coverage(rolled: Rolled, rate: float = LEVEL) -> dict[str, Intervals]:
+    """What adaptive and static intervals are worth; CRPS in the series' units."""
     at = int(np.argmin(np.abs(RATES - rate)))
     ends = {
         "adaptive": (rolled.below, rolled.above),
@@ -198,7 +198,9 @@ def coverage(rolled: Rolled, rate: float = LEVEL) -> dict[str, tuple[Array, Arra
             continue
         inside = (rolled.truth >= below[..., at]) & (rolled.truth <= above[..., at]) & known
         width = np.where(known, above[..., at] - below[..., at], 0.0)
-        found[name] = (inside.sum(0) / counts, width.sum(0) / counts)
+        levels = (ends.reshape(-1, len(RATES)) for ends in (below, above))
+        crps = crps_between(rolled.truth.ravel(), rolled.forecasts.ravel(), *levels)
+        found[name] = Intervals(inside.sum(0) / counts, width.sum(0) / counts, crps)
     return found
 
 

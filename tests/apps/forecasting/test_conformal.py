@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from farfield.apps.forecasting.conformal import RATES, Conformal, crps_of, follow, score_quantile, static_widths
+from farfield.apps.forecasting.conformal import RATES, Conformal, score_quantile, static_widths
+from farfield.apps.forecasting.rolling import Rolled, coverage
+from farfield.apps.forecasting.statistical import crps_between
 
 AT = int(np.argmin(np.abs(RATES - 0.1)))
 
@@ -48,7 +50,14 @@ def test_adaptive_coverage_comes_back_after_the_errors_change(factor):
     horizon, length = 6, 3000
     y = random.standard_normal(length + horizon) * factor
     truth = np.stack([y[t : t + horizon] for t in range(length)])
-    found = follow(np.zeros((length, horizon)), truth, Conformal.of(np.abs(random.standard_normal((500, horizon)))))
+    conformal = Conformal.of(np.abs(random.standard_normal((500, horizon))))
+    halves = []
+    for value in y[:length]:
+        conformal.issue(np.zeros(horizon))
+        halves.append(conformal.half())
+        conformal.observe(value)
+    adaptive, static = np.stack(halves), np.broadcast_to(conformal.static, (length, *conformal.static.shape))
+    found = coverage(Rolled(np.arange(length), np.zeros_like(truth), truth, -adaptive, adaptive, -static, static))
     np.testing.assert_allclose(found["adaptive"].coverage, 0.9, atol=0.02)
     if factor != 1.0:
         assert (np.abs(found["static"].coverage - 0.9) > 0.05).all()
@@ -90,4 +99,4 @@ def test_crps_of_gaussian_intervals_is_the_closed_form():
     half = norm.ppf(1 - RATES / 2)
     for error in (0.0, 0.7, 2.5):
         closed = error * (2 * norm.cdf(error) - 1) + 2 * norm.pdf(error) - 1 / np.sqrt(np.pi)
-        assert abs(crps_of(np.array([error]), half[None])[0] - closed) < 0.012
+        assert abs(crps_between(np.array([error]), np.zeros(1), -half[None], half[None]) - closed) < 0.012

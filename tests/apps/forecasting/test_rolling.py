@@ -96,9 +96,10 @@ def test_scores_and_coverage_count_known_values_only():
     assert np.isfinite(whole.mase)
     assert whole.origins == len(rolled.origins)
     assert abs(whole.mase * naive_scale(y[:60], 6) / np.mean(errors[known]) - 1) < 0.1
-    for share, width in coverage(rolled).values():
-        assert (share > 0.6).all()
-        assert (width > 0).all()
+    for found in coverage(rolled).values():
+        assert (found.coverage > 0.6).all()
+        assert (found.width > 0).all()
+        assert 0.3 < found.crps / np.mean(errors[known]) < 1
 
 
 def test_crps_of_points_is_the_absolute_error():
