@@ -106,7 +106,8 @@ class Segment:
         if self.kind == "hnsw":
             self.vectors: Vectors = self._ann.vectors
         else:
-            self.vectors = np.memmap(path / VECTORS, np.float32, "r", shape=(self.n, self.d))
+            # A plain view of the map: each index of a memmap costs microseconds.
+            self.vectors = np.asarray(np.memmap(path / VECTORS, np.float32, "r", shape=(self.n, self.d)))
         self._device = None if device == "cpu" else DeviceScan(self.vectors, device)
         self._scan = QuickScan(self.vectors) if device == "cpu" and self.kind == "flat" else None
 

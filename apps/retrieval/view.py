@@ -135,9 +135,9 @@ class View:
         for wanted, least in ((2 * k + 8, k), (16 * k + 64, enough or k)):
             if few or wanted > WORTHWHILE * most:
                 break
-            found = self._proposed(queries[asked], wanted, lives, counts)
+            found = self._proposed(queries[asked], wanted, k, lives, counts)
             for at, places in zip(asked, found, strict=True):
-                answers[at] = places[:k]
+                answers[at] = places
             asked = [at for at, places in zip(asked, found, strict=True) if len(places) < least]
             if not asked:
                 return answers
@@ -150,8 +150,13 @@ class View:
 
     def score(self, query: Vectors, places: Sequence[Place], by: str = "best") -> list[Found]:
         """Exact scores of documents, best first; those that a part does not hold are left out."""
-        found = (self._score_in(query, place, by) for place in places)
-        return sorted((one for one in found if one is not None), key=lambda one: (-one.score, one.doc))
+        found: list[Found] = []
+        for p, (part, live) in enumerate(zip(self.parts, self.lives, strict=True)):
+            ranges = [part.rows_of_one(place.doc) for place in places if place.part == p]
+            if ranges:
+                rows = np.concatenate([np.arange(one.start, one.stop) for one in ranges])
+                found += _scored(query, part, rows if live is None else rows[live.mask[rows]], by)
+        return sorted(found, key=lambda one: (-one.score, one.doc))
 
     def place(self, doc: int) -> Place | None:
         """Where a document is."""
@@ -168,9 +173,9 @@ class View:
         return sum(count * share for count, share in zip(counts, shares, strict=True))
 
     def _proposed(
-        self, queries: Vectors, wanted: int, lives: Sequence[Chosen | None], counts: Sequence[int]
+        self, queries: Vectors, wanted: int, k: int, lives: Sequence[Chosen | None], counts: Sequence[int]
     ) -> list[list[Place]]:
-        """Documents of the vectors that the parts propose."""
+        """The k best documents of the vectors that the parts propose."""
         found: list[list[tuple[Vectors, Rows, int]]] = [[] for _ in queries]
         for p, (part, live, count) in enumerate(zip(self.parts, lives, counts, strict=True)):
             if count:
@@ -178,7 +183,7 @@ class View:
                 for mine, query, rows_of_query in zip(found, queries, rows, strict=True):
                     inside = rows_of_query[rows_of_query >= 0]
                     mine.append((part.vectors[inside] @ query, part.docs[inside], p))
-        return [_places(parts) for parts in found]
+        return [_places(parts, k) for parts in found]
 
     def _scanned(
         self, queries: Vectors, k: int, lives: Sequence[Chosen | None], counts: Sequence[int]
@@ -195,23 +200,7 @@ class View:
             for mine, scores in zip(found, best, strict=True):
                 at = np.argpartition(-scores, k - 1)[:k] if len(scores) > 2 * k else np.arange(len(scores))
                 mine.append((scores[at], docs[starts[at]], p))
-        return [_places(parts)[:k] for parts in found]
-
-    def _score_in(self, query: Vectors, place: Place, by: str) -> Found | None:
-        part, live = self.parts[place.part], self.lives[place.part]
-        rows = part.rows_of_one(place.doc)
-        if not len(rows) or (live is not None and not live.mask[rows[0]]):
-            return None
-        # Row by row in one way: the same vector has the same score in whichever part it lies.
-        scores = np.einsum("nd,d->n", part.vectors[rows.start : rows.stop], query)
-        windows = part.windows[rows.start : rows.stop]
-        wholes = np.flatnonzero((windows == WHOLE) | (windows == SOLE))
-        whole = float(scores[wholes[0]]) if len(wholes) else None
-        inside = np.where(windows == WHOLE, -np.inf, scores)
-        at = int(np.argmax(inside))
-        score, window = (None, WHOLE) if inside[at] == -np.inf else (float(inside[at]), int(windows[at]))
-        ranks = {"best": (whole, score), "window": (score,), "whole": (whole,)}[by]
-        return Found(place.doc, max(s for s in ranks if s is not None), whole, window, score)
+        return [_places(parts, k) for parts in found]
 
     def chosen(self, named: str, choose: Callable[[], Rows | None]) -> Rows | None:
         """Documents of a filter, asked for once; choose returns None where its answer is of another version."""
@@ -252,14 +241,38 @@ def _count(part: Part, live: Chosen | None) -> int:
     return part.n if live is None else live.count
 
 
-def _places(parts: Sequence[tuple[Vectors, Rows, int]]) -> list[Place]:
-    """Documents of scored vectors (scores, documents, part), best first, each once; equal scores by number."""
+def _scored(query: Vectors, part: Part, rows: Rows, by: str) -> list[Found]:
+    """Exact scores of the documents that some rows of a part are of."""
+    # Row by row in one way: the same vector has the same score in whichever part it lies.
+    scores = np.einsum("nd,d->n", part.vectors[rows], query).tolist()
+    wholes: dict[int, float] = {}
+    best: dict[int, tuple[float, int]] = {}
+    docs, windows = part.docs[rows].tolist(), part.windows[rows].tolist()
+    for doc, window, score in zip(docs, windows, scores, strict=True):
+        if window in (WHOLE, SOLE):
+            wholes[doc] = score
+        if window != WHOLE and (doc not in best or score > best[doc][0]):
+            best[doc] = score, window
+    found = []
+    for doc in dict.fromkeys(docs):
+        whole, (inside, window) = wholes.get(doc), best.get(doc, (None, WHOLE))
+        ranks = {"best": (whole, inside), "window": (inside,), "whole": (whole,)}[by]
+        found.append(Found(doc, max(s for s in ranks if s is not None), whole, window, inside))
+    return found
+
+
+def _places(parts: Sequence[tuple[Vectors, Rows, int]], k: int) -> list[Place]:
+    """The k best documents of scored vectors (scores, documents, part), each once; equal scores by number."""
     if not parts:
         return []
     scores = np.round(np.concatenate([s for s, _, _ in parts]), DECIMALS)
     docs = np.concatenate([d for _, d, _ in parts])
     order = np.lexsort((docs, -scores))
-    _, first = np.unique(docs[order], return_index=True)
-    order = order[np.sort(first)]
     of = np.repeat([p for _, _, p in parts], [len(d) for _, d, _ in parts])
-    return [Place(doc, p) for doc, p in zip(docs[order].tolist(), of[order].tolist(), strict=True)]
+    places: dict[int, Place] = {}
+    for doc, p in zip(docs[order].tolist(), of[order].tolist(), strict=True):
+        if doc not in places:
+            places[doc] = Place(doc, p)
+            if len(places) == k:
+                break
+    return list(places.values())
