@@ -211,14 +211,14 @@ def train_runs(
             raise UserError("trainer.max_steps=null needs a budget, for example budget=60s")
         kept = run_folder / STEPS
         if resume and kept.is_file():
-            steps = int(json.loads(kept.read_text(encoding="utf-8")))
+            steps, every = json.loads(kept.read_text(encoding="utf-8"))
         else:
             with tensor_cores():
                 steps = _fitting(learning, seconds, on)
-            atomic_write(kept, f"{steps}\n")
-        # The last step is one that is validated.
-        every = steps // max(1, round(steps / (settings["val_every"] or steps)))
-        steps -= steps % every
+            # The last step is one that is validated.
+            every = steps // max(1, round(steps / (settings["val_every"] or steps)))
+            steps -= steps % every
+            atomic_write(kept, f"[{steps}, {every}]\n")
         settings["val_every"] = every if settings["val_every"] else 0
         budget, learning.max_steps = None, steps
     config = TrainerConfig(

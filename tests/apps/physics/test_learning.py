@@ -15,7 +15,7 @@ from farfield.apps.physics.places import places_of
 from farfield.apps.physics.prepared import prepare, scales_of
 from farfield.apps.physics.runs import Runs
 from farfield.apps.physics.train import _fitting, settings_of, train_runs
-from farfield.apps.training import UserError
+from farfield.apps.training import RunFolder
 from tests.apps.physics.surrogates import MODEL, TRAINER, heat_cases, trained
 
 
@@ -94,11 +94,15 @@ def test_post_hoc_begins_at_the_values_of_its_nodes(runs: Runs) -> None:
     assert not torch.equal(module.train_data.states, learning(runs).train_data.states)
 
 
-def test_a_budget_is_kept(runs: Runs, tmp_path: Path) -> None:
-    found = trained(runs, tmp_path, trainer={"max_steps": None, "val_every": 0, "checkpoint_every": 10**6}, budget="2s")
-    assert found.about["max_steps"] >= 2
-    with pytest.raises(UserError, match="needs a budget"):
-        trained(runs, tmp_path / "none", trainer={"max_steps": None})
+def test_a_budget_ends_with_a_validation_and_is_the_same_when_resumed(tmp_path: Path) -> None:
+    runs = Runs.of(heat_cases(3))
+    trainer = {"max_steps": None, "val_every": 4, "checkpoint_every": 10**6}
+    found = trained(runs, tmp_path, trainer=trainer, budget="3s")
+    steps = found.about["max_steps"]
+    validated = [line["step"] for line in RunFolder(tmp_path).metrics() if "val/relative_l2" in line]
+    assert validated[-1] == steps
+    assert found.about["step"] in validated
+    assert trained(runs, tmp_path, trainer=trainer, budget="9s", resume=True).about["max_steps"] == steps
 
 
 def test_finding_out_how_many_steps_fit_changes_no_weight(runs: Runs) -> None:
