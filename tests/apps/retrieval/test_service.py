@@ -110,6 +110,18 @@ def test_openai_clients_get_their_vectors(client):
     assert client.post("/v1/embeddings", json={"input": "a", "dimensions": 3}).status_code == 422
 
 
+@pytest.mark.slow
+def test_openai_s_own_client_gets_its_vectors(client):
+    openai = pytest.importorskip("openai")
+    asked = openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=client, max_retries=0)
+    # It asks for base64 unless told otherwise, and decodes it.
+    made = asked.embeddings.create(input=["alpha beta", "gamma"], model="togethercomputer/m2-bert-80M-8k-retrieval")
+    for one, wanted in zip(made.data, FakeEncoder().encode(["alpha beta", "gamma"]), strict=True):
+        np.testing.assert_array_equal(np.array(one.embedding, np.float32), wanted.whole)
+    with pytest.raises(openai.UnprocessableEntityError):
+        asked.embeddings.create(input=[[1, 2]], model="any")
+
+
 def test_tei_clients_get_their_vectors(client):
     answer = client.post("/embed", json={"inputs": "alpha", "truncate": True}).json()
     np.testing.assert_array_equal(np.array(answer[0], np.float32), FakeEncoder().encode(["alpha"])[0].whole)
