@@ -19,7 +19,7 @@ from farfield.core_ops.spline_collocation import SplineCollocation, equidistribu
 EVEN = 1.5
 # Networks learn even steps and cells sooner: an adapted partition is taken where the squared error of uniform splines,
 # in units of the fields' variance, is more than this, and at most this share of it is left.
-ENOUGH, WORTH = 2.5e-5, 0.8
+ENOUGH, WORTH = 4e-6, 0.8
 # Most values of the data that a monitor looks at.
 LOOKED_AT = 2**24
 # Nodes of a mesh are at most so many times denser, or rarer, than on average.
