@@ -77,7 +77,10 @@ def test_the_encoder_has_the_score_of_whole_documents(root: Path, encoder: Any) 
     assert close(scores(MtebEncoder(encoder, policy="truncate"), root), first)
 
 
-def test_the_index_has_the_score_of_the_best_window(root: Path, encoder: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("by", "ranked"), [("best", ranking.by_any_vector), ("window", ranking.by_best_window)])
+def test_the_index_has_the_score_of_the_best_vector(
+    by: str, ranked: Any, root: Path, encoder: Any, tmp_path: Path
+) -> None:
     from mteb.models import SearchProtocol
 
     from farfield.apps.retrieval.mteb_index import MtebIndex
@@ -85,9 +88,9 @@ def test_the_index_has_the_score_of_the_best_window(root: Path, encoder: Any, tm
     task = loco.load(root, "harbour")
     queries = encoder.encode_queries([q.text for q in task.queries])
     documents = encoder.encode(list(task.documents.values()))
-    index = MtebIndex(encoder, mode="dense", folder=tmp_path)
+    index = MtebIndex(encoder, mode="dense", by=by, folder=tmp_path)
     assert isinstance(index, SearchProtocol)
-    assert close(scores(index, root), expected(root, ranking.by_best_window(queries, documents)))
+    assert close(scores(index, root), expected(root, ranked(queries, documents)))
     index.close()
 
 
@@ -100,6 +103,10 @@ def test_the_index_has_the_score_of_its_own_search(root: Path, encoder: Any) -> 
     assert isinstance(index._collection, Collection)
     task = loco.load(root, "harbour")
     numbers = {pid: i for i, pid in enumerate(task.documents)}
-    hits = index._collection.search_many([q.text for q in task.queries], 30, mode="hybrid", by="window")
+    hits = index._collection.search_many([q.text for q in task.queries], 30, mode="hybrid")
     assert close(found, expected(root, [[numbers[h.id] for h in one] for one in hits]))
+    queries, texts = [q.text for q in task.queries], list(task.documents.values())
+    words = ranking.by_words(queries, texts, k1=1.2, b=0.75, first=None)
+    dense = ranking.by_any_vector(encoder.encode_queries(queries), encoder.encode(texts))
+    assert close(found, expected(root, ranking.hybrid(words, dense, metrics.FUSION_K, metrics.FUSION_WEIGHTS)))
     index.close()
