@@ -67,6 +67,17 @@ def test_evaluate_tells_several_networks_apart(folder: Path, capsys: Any) -> Non
     assert "persistence" in printed
 
 
+def test_evaluate_judges_a_run_on_its_own_mesh_and_times(folder: Path, capsys: Any) -> None:
+    (folder / "elsewhere").mkdir()
+    hdf5.write(heat_cases(4, cells=9, frames=19)[3], folder / "elsewhere" / "run.h5")
+    given = [f"checkpoint={folder}/run", f"data={folder}/elsewhere/run.h5", "device=cpu"]
+    rows = evaluate(run_folder=folder / "elsewhere", **composed("physics", "evaluate", given))
+    near = json.loads((folder / "run" / "scores.json").read_text())
+    for mine, theirs in zip((rows[0], rows[2]), (near[0], near[3]), strict=True):
+        assert mine["relative_l2"] == pytest.approx(theirs["relative_l2"], rel=0.05)
+    assert "1 of 1 runs have meshes of their own" in capsys.readouterr().err
+
+
 def test_evaluate_refuses_what_it_cannot_judge(folder: Path) -> None:
     for changed, text in (
         (["checkpoint=nowhere"], "no trained network is there"),
