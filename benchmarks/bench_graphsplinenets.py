@@ -264,7 +264,9 @@ def _spread(name: str, of_seed: Tensor) -> dict[str, float]:
 def _drift(said: Tensor, true: Tensor) -> float:
     """How far the mean over nodes goes astray at the last frame, by the spread of the field at the first."""
     off = (said[:, -1].mean(dim=1) - true[:, -1].mean(dim=1)).abs()
-    return float((off / true[:, 0].std(dim=1)).mean())
+    spread = true[:, 0].std(dim=1)
+    # The speed of a wave that starts from rest has no spread yet.
+    return float((off / spread)[spread > 0].mean())
 
 
 def _captured(network: fno.Fno, part: Runs, device: torch.device) -> Callable[[], object]:

@@ -68,14 +68,18 @@ def entries(records: Iterable[Mapping[str, str]]) -> list[Entry]:
 
 def errors(every: list[Entry]) -> Iterator[str]:
     """Errors and times of unseen runs, between the parameters trained on and beyond them."""
-    yield "| equation | network | nodes | steps | error (%) | beyond (%) | ms | 200 steps (%) | growth |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    names = ("equation", "network", "nodes", "steps", "error (%)", "beyond (%)", "ms", "200 steps (%)", "growth")
+    yield "| " + " | ".join([*names, "trained (s, steps)"]) + " |"
+    yield "|" + "---|" * (len(names) + 1)
     for e in _networks(every):
         beyond = _other(every, e, "extrapolate")
         far, growth = e.metrics.get("relative_l2_200"), e.metrics.get("growth_200")
         cells = [e.equation, NAMES[e.provider], f"{e.nodes:,}" if e.nodes else "", str(e.steps or "")]
         cells += [_percent(e), _percent(beyond), _time(e), f"{far:.1%}"[:-1] if far else ""]
-        yield "| " + " | ".join([*cells, f"{growth:.2f}" if growth else ""]) + " |"
+        cells.append(f"{growth:.2f}" if growth else "")
+        trained = (e.metrics.get("train_s"), e.metrics.get("train_steps"))
+        cells.append(f"{trained[0]:.0f}, {trained[1]:,.0f}" if trained[0] and trained[1] else "")
+        yield "| " + " | ".join(cells) + " |"
 
 
 def wakes(every: list[Entry]) -> Iterator[str]:
