@@ -2,9 +2,8 @@
 //   x = inverse(conj(K) V), du = pregate x, dpregate = u x; dpostgate = dy inverse(K U); dk = inverse(sum over b of conj(U) V).
 // Only the inputs are read: U and V are made again. dk is summed over the rows of a block in registers, in a fixed order, and over
 // blocks by the caller: dk (splits, H, Lk). A skip connection is a tap at lag 0 of the spectrum kf, its gradient is that of this tap.
-// Options: those of onepass.cuh; PRE and POST say which gates there are. ROLLED: dy and u go through the same machine code, once in
-// memory. LEAD: the first `lead` taps stand before lag 0. With x^N = i a product at lag -m comes out at N - m times -i: their gradients
-// are the imaginary part of what the others are the real part of.
+// Options: those of onepass.cuh; PRE and POST say which gates there are. LEAD: the first `lead` taps stand before lag 0. With x^N = i a
+// product at lag -m comes out at N - m times -i: their gradients are the imaginary part of what the others are the real part of.
 #include "plan.cuh"
 // STAGED = 2: three places in shared memory instead of five; both gates pass through one, and dy is waited for.
 constexpr int COPIES = STAGED == 2 ? 2 + (PRE || POST) : (STAGED ? 3 + PRE + POST : 0);
@@ -12,15 +11,6 @@ constexpr bool LEAN = STAGED == 2;
 // How many reads of the spectrum the compiler may gather: registers are full here.
 constexpr int FENCE = 2;
 constexpr int KEEP = RPG * N;
-#ifndef HOST_EMULATION
-#if ROLLED
-#define SIDES_UNROLLED _Pragma("unroll 1")
-#else
-#define SIDES_UNROLLED _Pragma("unroll")
-#endif
-#else
-#define SIDES_UNROLLED
-#endif
 
 extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
     const io* dy_, const io* u_, const io* g1_, const io* g2_, io* du_, io* d1_, io* d2_, float* dk, const float4* kf,
@@ -70,66 +60,62 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) backward(
       if constexpr (POST) x *= STAGED ? load(s2[at + T * decltype(j)::v]) : (n < L ? load(p2[n]) : 0.f);
       v[decltype(j)::v].x = x;
     });
-    // dy's side, then u's: where machine code is long, both go through the same transforms
-    SIDES_UNROLLED
-    for (int side = 0; side < 2; side++) {
-      fft.forward(v, [&] {
-        sync();
-        if constexpr (STAGED) if (side == 0) {
-          if constexpr (!LEAN) Slot::fetch(sy_next, dy, next, end, h, L, tid);
-          if constexpr (POST && !LEAN) Slot::fetch(s2, g2, next, end, h, L, tid);
-          if constexpr (PRE && LEAN) Slot::fetch(s1, g1, b, end, h, L, tid);
-          copy_commit();
-        }
-      });
-      if (side == 0) with_spectrum<FENCE>(ks, [&](auto j, c2 p) {
-        kept[decltype(j)::v * T] = v[decltype(j)::v];
-        v[decltype(j)::v] = cmul_conj(v[decltype(j)::v], p);
-      });
-      else with_spectrum<FENCE>(ks, [&](auto j, c2 p) {
-        c2 a = kept[decltype(j)::v * T], w = v[decltype(j)::v];
-        c2& s = sum[decltype(j)::v];
-        s.x = fmaf(a.x, w.x, fmaf(a.y, w.y, s.x));
-        s.y = fmaf(a.y, w.x, fmaf(-a.x, w.y, s.y));
-        v[decltype(j)::v] = cmul(w, p);
-      });
-      if (side == 1 && !POST) break;
-      fft.inverse(v, [&] {
-        if constexpr (STAGED) if (side == 0) copy_wait<LEAN ? 0 : 1>();
-        sync();
-      });
-      if (side == 1) {
-        each<E>([&](auto j) {
-          int n = t + T * decltype(j)::v;
-          io* s = sy + at + T * decltype(j)::v;
-          if constexpr (STAGED) *s = store(load(*s) * v[decltype(j)::v].x);
-          else if (n < L && valid) d2.row(row, h)[n] = store(load(py[n]) * v[decltype(j)::v].x);
-        });
-        break;
-      }
-      each<E>([&](auto j) {
-        int n = t + T * decltype(j)::v;
-        float x = v[decltype(j)::v].x, w = STAGED ? load(su[at + T * decltype(j)::v]) : (n < L && valid ? load(pu[n]) : 0.f), g = 1.f;
-        if constexpr (PRE) {
-          g = STAGED ? load(s1[at + T * decltype(j)::v]) : (n < L ? load(p1[n]) : 0.f);
-          if constexpr (STAGED) s1[at + T * decltype(j)::v] = store(w * x);
-          else if (n < L && valid) d1.row(row, h)[n] = store(w * x);
-        }
-        if constexpr (STAGED) su[at + T * decltype(j)::v] = store(g * x);
-        else if (n < L && valid) du.row(row, h)[n] = store(g * x);
-        v[decltype(j)::v].x = w * g;
-      });
+    fft.forward(v, [&] {
       sync();
       if constexpr (STAGED) {
-        Slot::flush(su, du, b, end, h, L, tid);
-        Slot::fetch(su, u, next, end, h, L, tid);
-        if constexpr (PRE) {
-          Slot::flush(s1, d1, b, end, h, L, tid);
-          if constexpr (!LEAN) Slot::fetch(s1, g1, next, end, h, L, tid);
-        }
-        if constexpr (POST && LEAN) Slot::fetch(s2, g2, next, end, h, L, tid);
+        if constexpr (!LEAN) Slot::fetch(sy_next, dy, next, end, h, L, tid);
+        if constexpr (POST && !LEAN) Slot::fetch(s2, g2, next, end, h, L, tid);
+        if constexpr (PRE && LEAN) Slot::fetch(s1, g1, b, end, h, L, tid);
         copy_commit();
       }
+    });
+    with_spectrum<FENCE>(ks, [&](auto j, c2 p) {
+      kept[decltype(j)::v * T] = v[decltype(j)::v];
+      v[decltype(j)::v] = cmul_conj(v[decltype(j)::v], p);
+    });
+    fft.inverse(v, [&] {
+      if constexpr (STAGED) copy_wait<LEAN ? 0 : 1>();
+      sync();
+    });
+    each<E>([&](auto j) {
+      int n = t + T * decltype(j)::v;
+      float x = v[decltype(j)::v].x, w = STAGED ? load(su[at + T * decltype(j)::v]) : (n < L && valid ? load(pu[n]) : 0.f), g = 1.f;
+      if constexpr (PRE) {
+        g = STAGED ? load(s1[at + T * decltype(j)::v]) : (n < L ? load(p1[n]) : 0.f);
+        if constexpr (STAGED) s1[at + T * decltype(j)::v] = store(w * x);
+        else if (n < L && valid) d1.row(row, h)[n] = store(w * x);
+      }
+      if constexpr (STAGED) su[at + T * decltype(j)::v] = store(g * x);
+      else if (n < L && valid) du.row(row, h)[n] = store(g * x);
+      v[decltype(j)::v].x = w * g;
+    });
+    sync();
+    if constexpr (STAGED) {
+      Slot::flush(su, du, b, end, h, L, tid);
+      Slot::fetch(su, u, next, end, h, L, tid);
+      if constexpr (PRE) {
+        Slot::flush(s1, d1, b, end, h, L, tid);
+        if constexpr (!LEAN) Slot::fetch(s1, g1, next, end, h, L, tid);
+      }
+      if constexpr (POST && LEAN) Slot::fetch(s2, g2, next, end, h, L, tid);
+      copy_commit();
+    }
+    fft.forward(v, sync);
+    with_spectrum<FENCE>(ks, [&](auto j, c2 p) {
+      c2 a = kept[decltype(j)::v * T], w = v[decltype(j)::v];
+      c2& s = sum[decltype(j)::v];
+      s.x = fmaf(a.x, w.x, fmaf(a.y, w.y, s.x));
+      s.y = fmaf(a.y, w.x, fmaf(-a.x, w.y, s.y));
+      v[decltype(j)::v] = cmul(w, p);
+    });
+    if constexpr (POST) {
+      fft.inverse(v, sync);
+      each<E>([&](auto j) {
+        int n = t + T * decltype(j)::v;
+        io* s = sy + at + T * decltype(j)::v;
+        if constexpr (STAGED) *s = store(load(*s) * v[decltype(j)::v].x);
+        else if (n < L && valid) d2.row(row, h)[n] = store(load(py[n]) * v[decltype(j)::v].x);
+      });
     }
     if constexpr (STAGED) copy_wait<1>();
     sync();

@@ -155,7 +155,7 @@ class LongBackwardPlan:
         )
 
 
-BACK_8K = RowPlan((32, 16, 16), spectrum=2, rolled=1)
+BACK_8K = RowPlan((32, 16, 16), spectrum=2)
 BACKWARD: dict[int, tuple[RowPlan, ...]] = {
     128: and_unstaged(RowPlan((16, 1, 8), groups=2, blocks=6, spectrum=2)),
     256: and_unstaged(RowPlan((16, 1, 16), groups=2, blocks=6, spectrum=2)),

@@ -51,7 +51,6 @@ class RowPlan:
         spectrum: 0 made in registers, 1 in shared memory, 2 read from memory, 3 read once.
         padded: Lines in shared memory are padded rather than swizzled.
         staged: Rows pass through shared memory; 2, in backward.cuh: with fewer places.
-        rolled: In backward.cuh, u and dy go through the same machine code.
     """
 
     radices: tuple[int, int, int]
@@ -60,7 +59,6 @@ class RowPlan:
     spectrum: int = 0
     padded: int = 1
     staged: int = 1
-    rolled: int = 0
 
     @cached_property
     def size(self) -> int:
@@ -121,7 +119,7 @@ class RowPlan:
         """Macros of onepass.cuh and backward.cuh."""
         return {
             **self.spectrum_options(), "IO": io, "PRE": int(pregate), "POST": int(postgate), "GROUPS": self.groups,
-            "MINB": self.blocks, "KF": self.spectrum, "STAGED": self.staged, "ROLLED": self.rolled,
+            "MINB": self.blocks, "KF": self.spectrum, "STAGED": self.staged,
         }  # fmt: skip
 
 
