@@ -31,7 +31,7 @@ RECALL = 0.99
 TUNED_ON, SCANNED = 256, 64
 # Rows to re-rank, and how near to the recall of all rows the first that is taken comes.
 DEPTHS = (48, 96, 192, 384, 768)
-NEARLY = 0.002
+NEARLY = 0.004
 # Rows that the directions, the centres (each) and the codes are made from.
 DIRECTIONS_FROM, CENTRE_FROM, CODES_FROM = 16_384, 40, 16_384
 # 4-bit codes of a row of ivf-pq, at most; the widest reduction has two numbers a code.

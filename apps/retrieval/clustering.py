@@ -10,6 +10,8 @@ import numpy as np
 from farfield.apps.retrieval.exact import Rows, Vectors
 
 BLOCK = 8192
+# Products that are held at once, and the fewest rows that make them.
+PRODUCTS, LEAST_ROWS = 2**22, 256
 # Rounds of k-means; later ones move few vectors.
 ROUNDS = 8
 # Share of the squared length that reduced vectors keep, the step of their width and its bounds.
@@ -61,7 +63,8 @@ def centres(sample: Vectors, c: int, seed: int) -> Vectors:
 
 def nearest(vectors: Vectors, made: Vectors) -> Rows:
     """The centre (n,) of the largest product with each vector."""
-    blocks = [np.argmax(vectors[at : at + BLOCK] @ made.T, axis=1) for at in range(0, len(vectors), BLOCK)]
+    step = max(LEAST_ROWS, min(BLOCK, PRODUCTS // len(made)))
+    blocks = [np.argmax(vectors[at : at + step] @ made.T, axis=1) for at in range(0, len(vectors), step)]
     return np.concatenate(blocks) if blocks else np.empty(0, np.int64)
 
 

@@ -76,7 +76,7 @@ class QuickScan:
             with one_thread():
                 scores, rows = self._codes.search(rough[None], min(k + spare, self._codes.ntotal), params=params)
             mine = rows[0][rows[0] >= 0]
-            exact = self._vectors[mine] @ query
+            exact = np.einsum("nd,d->n", self._vectors[mine], query)
             order = np.lexsort((mine, -exact))[:k]
             complete = len(mine) < rows.shape[1] or rows.shape[1] == self._codes.ntotal
             last = float(scores[0, -1]) / (scale * self._scale)

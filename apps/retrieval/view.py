@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from farfield.apps.retrieval.exact import Chosen, Rows, Vectors
 from farfield.apps.retrieval.store import SOLE, WHOLE
 
 # Selected vectors up to which all of them are scanned exactly.
-EXACT_BELOW = 20_000
+EXACT_BELOW = 5_000
 # Proposals of more than this share of the vectors, or for more than this share of the documents, cost more than a look
 # at all of them.
 WORTHWHILE = 1 / 8
@@ -131,7 +132,7 @@ class View:
         most = max(counts, default=0)
         answers: list[list[Place]] = [[] for _ in queries]
         asked = list(range(len(queries)))
-        few = (docs is not None and sum(counts) <= EXACT_BELOW) or k > WORTHWHILE * self._documents(counts)
+        few = (docs is not None and sum(counts) <= EXACT_BELOW) or k > WORTHWHILE * float(np.dot(counts, self._shares))
         for wanted, least in ((2 * k + 8, k), (16 * k + 64, enough or k)):
             if few or wanted > WORTHWHILE * most:
                 break
@@ -166,11 +167,11 @@ class View:
                 return Place(doc, p)
         return None
 
-    def _documents(self, counts: Sequence[int]) -> float:
-        """About how many documents some rows of each part are of, by the beginning of the part."""
+    @cached_property
+    def _shares(self) -> list[float]:
+        """Documents a row of each part, by its beginning."""
         heads = [part.docs[:SAMPLE] for part in self.parts]
-        shares = [np.count_nonzero(np.diff(head, prepend=-1)) / max(len(head), 1) for head in heads]
-        return sum(count * share for count, share in zip(counts, shares, strict=True))
+        return [np.count_nonzero(np.diff(head, prepend=-1)) / max(len(head), 1) for head in heads]
 
     def _proposed(
         self, queries: Vectors, wanted: int, k: int, lives: Sequence[Chosen | None], counts: Sequence[int]
@@ -182,7 +183,7 @@ class View:
                 rows = part.propose(queries, wanted, live, count / part.n)
                 for mine, query, rows_of_query in zip(found, queries, rows, strict=True):
                     inside = rows_of_query[rows_of_query >= 0]
-                    mine.append((part.vectors[inside] @ query, part.docs[inside], p))
+                    mine.append((_products(part.vectors[inside], query), part.docs[inside], p))
         return [_places(parts, k) for parts in found]
 
     def _scanned(
@@ -195,7 +196,8 @@ class View:
                 continue
             docs = part.docs if live is None else part.docs[live.rows]
             starts = np.flatnonzero(np.concatenate([[True], docs[1:] != docs[:-1]]))
-            products = queries @ (part.vectors if live is None else part.vectors[live.rows]).T
+            vectors = part.vectors if live is None else part.vectors[live.rows]
+            products = _products(vectors, queries[0])[None] if len(queries) == 1 else queries @ vectors.T
             best = np.maximum.reduceat(products, starts, axis=1)
             for mine, scores in zip(found, best, strict=True):
                 at = np.argpartition(-scores, k - 1)[:k] if len(scores) > 2 * k else np.arange(len(scores))
@@ -241,10 +243,17 @@ def _count(part: Part, live: Chosen | None) -> int:
     return part.n if live is None else live.count
 
 
+def _products(vectors: Vectors, query: Vectors) -> Vectors:
+    """Products (n,) of rows with a query, each in one way: a vector has the same score in whichever part it lies.
+
+    They are summed in the caller's thread: a product of BLAS waits for its other threads, which readers share.
+    """
+    return np.asarray(np.einsum("nd,d->n", vectors, query), np.float32)
+
+
 def _scored(query: Vectors, part: Part, rows: Rows, by: str) -> list[Found]:
     """Exact scores of the documents that some rows of a part are of."""
-    # Row by row in one way: the same vector has the same score in whichever part it lies.
-    scores = np.einsum("nd,d->n", part.vectors[rows], query).tolist()
+    scores = _products(part.vectors[rows], query).tolist()
     wholes: dict[int, float] = {}
     best: dict[int, tuple[float, int]] = {}
     docs, windows = part.docs[rows].tolist(), part.windows[rows].tolist()
