@@ -35,20 +35,22 @@ from farfield.apps.retrieval.opening import encoder_settings
 from farfield.apps.retrieval.verify import differs_from_store, verify
 
 DOCUMENTS = 1000
+WORDS = ["river", "stone", "bread", "moon", "engine", "music", "forest", "glass", "number", "tiger", "lamp", "cloud"]
+WORDS += ["paper", "silver", "garden", "window", "winter", "copper", "ocean", "bridge", "planet", "secret", "answer"]
 WRITES_PER_SECOND = 50
 # Documents of one request, where the writer is behind.
 MOST_AT_ONCE = 50
 MODES = ("bm25", "dense", "hybrid")
 # Queries of a turn, and turns of library and service one after the other.
 QUERIES, TURNS = 20, 6
-# Seconds that anything of this benchmark may wait.
-PATIENCE = 60.0
+# Seconds that a request may take, and the start of the service.
+PATIENCE, START = 60.0, 180.0
 
 
 def text(number: int, version: int) -> str:
     """A short text whose name no other has."""
     rng = random.Random(number * 100_003 + version)
-    return f"name{number} version{version} " + " ".join(f"word{rng.randrange(500)}" for _ in range(20))
+    return f"name{number} version{version} " + " ".join(rng.choices(WORDS, k=20))
 
 
 def written(number: int, version: int) -> dict[str, Any]:
@@ -145,12 +147,12 @@ def served(index: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=index.parent, env=env, stdout=out, stderr=out)
     try:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + START
         while True:
             try:
                 if Client(port).ask("GET", "/health")["status"] == "ok":
                     break
-            except OSError:
+            except (OSError, RuntimeError):
                 pass
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"the service does not answer: {log.read_text(errors='replace')[-2000:]}")
@@ -271,7 +273,7 @@ def _times(search: Callable[[str], object], turn: int) -> list[float]:
     took = []
     for i in range(QUERIES + 3):
         began = time.perf_counter()
-        search(f"name{i + QUERIES * turn} word{i}")
+        search(f"name{i + QUERIES * turn} {WORDS[i % len(WORDS)]}")
         took.append((time.perf_counter() - began) * 1e3)
     return took[3:]
 

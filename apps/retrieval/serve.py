@@ -81,8 +81,8 @@ def serve(
             """Load the encoder before the first search comes; /health says so meanwhile."""
             try:
                 collection.encoder.encode_queries(["warm"])
-                print(f"{len(collection):,} documents at http://{host}:{port}/", flush=True)
                 meter.loaded.set()
+                print(f"{len(collection):,} documents at http://{host}:{port}/", flush=True)
             except Exception as error:
                 failures.append(error)
                 server.should_exit = True
