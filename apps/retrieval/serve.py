@@ -20,6 +20,8 @@ from farfield.apps.training.errors import UserError
 
 log = logging.getLogger(__name__)
 TOKEN = "FARFIELD_TOKEN"
+# Seconds that an idle connection stays open: longer than clients and proxies keep theirs.
+KEEP_ALIVE = 75
 
 
 def serve(
@@ -74,7 +76,8 @@ def serve(
     with Collection.open(index, load=load, device=scan_device(device)) as collection:
         meter = Meter()
         app = service(collection, Limits(**limits), token, meter)
-        server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False))
+        how: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_keep_alive": KEEP_ALIVE}
+        server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, **how))
         failures: list[Exception] = []
 
         def warm() -> None:
