@@ -12,7 +12,7 @@ from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 from farfield.apps.forecasting.bank import Array
 from farfield.apps.forecasting.panel import pretrain_network
 from farfield.apps.forecasting.series import Plan, SeriesModel
-from farfield.apps.forecasting.sizes import season_of
+from farfield.apps.forecasting.sizes import season_of, whole
 from farfield.apps.training.errors import UserError
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ class SpaceTimeForecaster(BaseForecaster):  # type: ignore[misc]
             raise UserError("y holds infinite values; replace them, or make them NaN where the value is missing")
         if not np.isfinite(values).any():
             raise UserError(f"all {len(values)} values of y are missing: there is nothing to learn from")
+        if self.season is not None:
+            whole("season", self.season, 1, "; 1 is no season")
         season = self.season if self.season is not None else season_of(_frequency(y.index), values)
         horizon = self._steps(fh, season, len(values))
         pretrained = getattr(self, "pretrained_network_", None)

@@ -261,8 +261,7 @@ class SpaceTime(nn.Module):
 
 def rmse(y: Tensor, target: Tensor, observed: Tensor | None) -> Tensor:
     """Root of the mean square over everything observed; 0 where nothing is."""
-    if observed is None:
-        return (y - target).square().mean().sqrt()
-    square = (y - target).square().where(observed, 0.0)
-    # A root has no gradient at 0: nothing observed is no error.
-    return (square.sum() / observed.sum().clamp(min=1)).clamp(min=torch.finfo(y.dtype).tiny).sqrt()
+    square = (y - target).square()
+    mean = square.mean() if observed is None else square.where(observed, 0.0).sum() / observed.sum().clamp(min=1)
+    # A root has no gradient at 0: a constant series, or nothing observed.
+    return mean.clamp(min=torch.finfo(y.dtype).tiny).sqrt()

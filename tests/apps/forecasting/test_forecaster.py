@@ -66,6 +66,13 @@ def test_a_year_of_airline_passengers_is_forecast():
     assert inside > 0.7
 
 
+def test_a_constant_series_is_repeated_by_the_network_too():
+    y = load_airline()[:100] * 0.0 + 5
+    forecaster = SpaceTimeForecaster(model=SMALL, epochs=1, random_state=0).fit(y, fh=[1, 12])
+    np.testing.assert_allclose(forecaster.predict(), 5.0)
+    np.testing.assert_allclose(forecaster.predict_interval(coverage=0.9), 5.0)
+
+
 def test_quantiles_are_ordered_and_agree_with_intervals():
     forecaster = quick().fit(load_airline(), fh=[1, 5, 30])
     quantiles = forecaster.predict_quantiles(alpha=[0.05, 0.5, 0.95])
