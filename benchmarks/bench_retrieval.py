@@ -140,7 +140,12 @@ def searches(collection: Collection) -> dict[str, Search]:
 
         return search
 
-    modes = {"hybrid": ("hybrid", "best"), "dense": ("dense", "best"), "windows": ("dense", "window")}
+    modes = {
+        "hybrid": ("hybrid", "best"),
+        "dense": ("dense", "best"),
+        "windows": ("dense", "window"),
+        "bm25": ("bm25", "best"),
+    }
     return {f"farfield-{name}": way(*how) for name, how in modes.items()}
 
 
