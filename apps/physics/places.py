@@ -17,7 +17,7 @@ from farfield.apps.physics.adaptive import node_density, partitions
 from farfield.apps.physics.graph import Graph, delaunay_pairs, graph_of, grid_pairs, nearest_pairs, territory_pairs
 from farfield.apps.physics.mesh import edges as mesh_edges
 from farfield.apps.physics.mesh import measures, seam_edges
-from farfield.apps.physics.runs import Runs, held_nodes, held_parts
+from farfield.apps.physics.runs import SAME, Runs, held_nodes, held_parts
 from farfield.apps.physics.sampling import sampling_matrix
 from farfield.apps.physics.space import SpaceMap, from_state
 from farfield.apps.training import UserError
@@ -25,6 +25,8 @@ from farfield.apps.training import UserError
 GRAPHS = ("auto", "delaunay", "nearest", "mesh")
 # Of a box along each axis, unless model.cells says otherwise.
 CELLS = 6
+# Nodes that held profiles may add, as a share of model.nodes.
+PROFILES = 0.25
 # How much a first state at the coarse nodes is drawn towards the values there, in the least squares over all nodes.
 RIDGE = 1e-6
 
@@ -194,7 +196,20 @@ def _space(
 
     density = node_density(train, pairs, spread) if model["adapt_space"] else None
     chosen = np.asarray(choose(runs.nodes, runs.cells, count, runs.boundary, density=density))
+    profiled = np.union1d(chosen, profiles(runs))
+    chosen = profiled if len(profiled) <= (1 + PROFILES) * count else chosen
     return Irregular(runs.nodes, runs.cells, runs.boundary, chosen=chosen, held=held_parts(runs)), chosen
+
+
+def profiles(runs: Runs) -> np.ndarray:
+    """Nodes of held parts along which the held values differ, as on an inlet: between few nodes they are but near."""
+    found = [np.empty(0, np.int64)]
+    for part in held_parts(runs):
+        index = np.asarray(runs.boundary[part], np.int64)
+        values = runs.values[:, :, torch.from_numpy(index)][..., torch.from_numpy(runs.held[index].all(axis=0))]
+        if values.numel() and float((values.amax(2) - values.amin(2)).max()) > SAME * float(values.abs().max()):
+            found.append(index)
+    return np.unique(np.concatenate(found))
 
 
 def _graph(places: Places, runs: Runs, model: Mapping[str, Any], known: np.ndarray | None) -> Graph:

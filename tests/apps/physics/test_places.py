@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from farfield.apps.physics.adaptive import partitions, time_frames
+from farfield.apps.physics.case import Case, Field, in_memory
 from farfield.apps.physics.clock import Clock, clock_of, curve_matrix, fill_matrix, state_times, windows_of
+from farfield.apps.physics.coarsen import choose
+from farfield.apps.physics.equations.domain import Disk, Domain, triangulate
 from farfield.apps.physics.places import places_of
 from farfield.apps.physics.prepared import prepare, scales_of
 from farfield.apps.physics.runs import Runs
@@ -196,3 +199,33 @@ def test_settings_that_do_not_fit_the_data_are_one_message() -> None:
     for values, text in (({"stride": 13}, "model.stride=13"), ({"order_time": 9}, "model.order_time=9")):
         with pytest.raises(UserError, match=text):
             clock_of(runs, settings(**values))
+
+
+def test_held_profiles_are_met_at_every_node() -> None:
+    domain = Domain((1.0, 1.0), (Disk("disk", (0.5, 0.45), 0.2),))
+    nodes, triangles = triangulate(domain, 0.1, 0.05)
+    inflow = nodes[:, 1] * (1 - nodes[:, 1])
+    rng = np.random.default_rng(5)
+    u = np.repeat(inflow[None], 9, axis=0)
+    boundary = domain.boundary(nodes)
+    inside = np.setdiff1d(np.arange(len(nodes)), boundary["left"])
+    u[:, inside] += rng.normal(size=(9, len(inside)))
+    case = Case(
+        name="inflow",
+        nodes=nodes,
+        cells={"triangle": triangles},
+        times=np.linspace(0, 1, 9),
+        fields={"u": Field("u", "m s-1")},
+        reader=in_memory({"u": u[..., None]}),
+        units={"x": "m", "t": "s"},
+        boundary=boundary,
+    )
+    runs = Runs.of([case])
+    assert runs.dirichlet == ("left",)
+    places, _ = places_of(runs, settings(nodes=40), runs)
+    assert places.chosen is not None
+    assert 40 <= places.count <= 50
+    assert np.isin(boundary["left"], places.chosen).all()
+    assert len(boundary["left"]) > np.isin(boundary["left"], choose(nodes, case.cells, 40, boundary)).sum() > 0
+    found = places.expanded(places.started(runs.values))[:, :, torch.from_numpy(boundary["left"])]
+    torch.testing.assert_close(found, runs.values[:, :, torch.from_numpy(boundary["left"])], rtol=0, atol=1e-6)
