@@ -27,7 +27,7 @@ SCAN_ROWS = 50_000
 TRAINED_ROWS = 1_000
 # Share of the true best 10 that a search has to find of queries that are the sum of two vectors of the index. Such a
 # query lies between clusters as a real one does: both need about as many lists for a recall.
-RECALL = 0.985
+RECALL = 0.98
 TUNED_ON, SCANNED = 256, 64
 # Rows to re-rank, and how near to the recall of all rows the first that is taken comes.
 DEPTHS = (48, 96, 192, 384, 768)

@@ -134,12 +134,13 @@ def _hits(collection: Collection, view: View, scored: list[Scored]) -> list[Hit]
     store = collection.store
     hits = []
     records = store.records([one.doc for one in scored])
+    nearest = store.spans([(one.doc, one.found.window) for one in scored if one.found is not None], view.encoder)
     for one in scored:
         if one.doc not in records:
             continue
         document = records[one.doc].document
         if one.found is not None:
-            span = store.span(one.doc, view.encoder, one.found.window)
+            span = nearest.get(one.doc)
         else:
             spans = store.windows(one.doc, view.encoder)
             inside = [there for window, there in spans.items() if window != WHOLE]

@@ -259,11 +259,19 @@ class Store:
                 found |= {row[0]: record(row) for row in self.db.execute(query, some)}
         return found
 
-    def span(self, doc: int, encoder: int, window: int) -> tuple[int, int] | None:
-        """Characters of one window of a document; None where it is gone."""
-        query = "SELECT start, stop FROM vectors WHERE doc = ? AND encoder = ? AND window = ?"
-        row = self.db.execute(query, [doc, encoder, window]).fetchone()
-        return None if row is None else (row[0], row[1])
+    def spans(self, windows: Sequence[tuple[int, int]], encoder: int) -> dict[int, tuple[int, int]]:
+        """Characters of one window of each document, (document, window), by document; those that are gone are left out."""
+        found: dict[int, tuple[int, int]] = {}
+        for begin in range(0, len(windows), PARAMETERS // 2):
+            some = windows[begin : begin + PARAMETERS // 2]
+            # CROSS JOIN keeps this order; the index holds all that is asked for, so that no vector is read.
+            query = (
+                f"WITH wanted (doc, window) AS (VALUES {', '.join(['(?, ?)'] * len(some))}) SELECT v.doc, v.start, v.stop"
+                " FROM wanted w CROSS JOIN vectors v ON v.doc = w.doc AND v.encoder = ? AND v.window = w.window"
+            )
+            values = [*(int(number) for pair in some for number in pair), encoder]
+            found |= {doc: (start, stop) for doc, start, stop in self.db.execute(query, values)}
+        return found
 
     def windows(self, doc: int, encoder: int) -> dict[int, tuple[int, int]]:
         """Characters of each vector of a document, by window."""

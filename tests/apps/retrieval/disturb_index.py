@@ -85,7 +85,7 @@ def ingested(folder: Path, what: State) -> None:
     run.mkdir(exist_ok=True)
     rows = [{"id": id, "text": text, "title": f"title of {id}", "length": len(text)} for id, text in what.items()]
     (run / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    opening.load_encoder = lambda path, salt, **how: encoder(salt)
+    opening.load_encoder = lambda salt, **how: encoder(salt)
     verb.BATCH_DOCUMENTS = INGESTED
     words = composed("retrieval", "ingest", [f"data={run / 'rows.jsonl'}", f"index={folder}"])
     with redirect_stdout(io.StringIO()):
