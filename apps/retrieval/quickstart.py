@@ -6,6 +6,7 @@ import gzip
 import json
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from farfield.apps.retrieval.ingest import ingest
 from farfield.apps.retrieval.metrics import Interval
 from farfield.apps.retrieval.opening import open_index
 from farfield.apps.training import RunFolder
-from farfield.apps.training.report import print_table, write_report
+from farfield.apps.training.report import Rows, print_table, write_report
 
 DATA = Path(__file__).parent / "data"
 DOCUMENTS, QUERIES = DATA / "pep_documents.jsonl.gz", DATA / "pep_queries.jsonl.gz"
@@ -79,7 +80,10 @@ def main() -> None:
     ]
     print(f"{said[1]}\n{said[2]}")
     report = run.path / "report.html"
-    tables = {"Worth of a ranking": (head, cells), "Questions": (("question", "found", "passage"), answers)}
+    tables: Mapping[str, tuple[Sequence[str], Rows]] = {
+        "Worth of a ranking": (head, cells),
+        "Questions": (("question", "found", "passage"), answers),
+    }
     write_report(report, "Searching in whole documents", said, tables, {})
     print(f"\nThe same on a page: farfield retrieval serve index={indices['windows']}")
     print(f"Report: {report}")

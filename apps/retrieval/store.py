@@ -260,14 +260,15 @@ class Store:
         return found
 
     def spans(self, windows: Sequence[tuple[int, int]], encoder: int) -> dict[int, tuple[int, int]]:
-        """Characters of one window of each document, (document, window), by document; those that are gone are left out."""
+        """By document, the characters of its given window (document, window); those that are gone are left out."""
         found: dict[int, tuple[int, int]] = {}
         for begin in range(0, len(windows), PARAMETERS // 2):
             some = windows[begin : begin + PARAMETERS // 2]
             # CROSS JOIN keeps this order; the index holds all that is asked for, so that no vector is read.
             query = (
-                f"WITH wanted (doc, window) AS (VALUES {', '.join(['(?, ?)'] * len(some))}) SELECT v.doc, v.start, v.stop"
-                " FROM wanted w CROSS JOIN vectors v ON v.doc = w.doc AND v.encoder = ? AND v.window = w.window"
+                f"WITH wanted (doc, window) AS (VALUES {', '.join(['(?, ?)'] * len(some))})"
+                " SELECT v.doc, v.start, v.stop FROM wanted w"
+                " CROSS JOIN vectors v ON v.doc = w.doc AND v.encoder = ? AND v.window = w.window"
             )
             values = [*(int(number) for pair in some for number in pair), encoder]
             found |= {doc: (start, stop) for doc, start, stop in self.db.execute(query, values)}
