@@ -36,7 +36,7 @@ ROWS = {
     "BM25, whole text": ("windows", "bm25"),
     "MiniLM, first window": ("first", "dense"),
     "MiniLM, best window": ("windows", "dense"),
-    "both: hybrid, the default": ("windows", "hybrid"),
+    "hybrid, the default": ("windows", "hybrid"),
 }
 
 
