@@ -51,7 +51,9 @@ def main() -> None:
     """Ingest, ask, measure, report."""
     started = time.monotonic()
     run = RunFolder.create("retrieval", "quickstart")
-    print("64 Python enhancement proposals of 2,900 to 84,000 characters (public domain), without their abstracts.\n")
+    print(
+        "64 Python enhancement proposals of 2,900 to 84,000 characters (public domain), titles and abstracts cut off.\n"
+    )
     print("1/3  Into an index, window by window; and into a second one that reads beginnings alone.")
     indices = {name: run.path / f"{name}-index" for name in ("windows", "first")}
     _ingest(run, indices["windows"], "policy=chunk")
@@ -74,7 +76,7 @@ def main() -> None:
     print_table(head, cells)
     said = [
         "64 Python enhancement proposals of 2,900 to 84,000 characters, found again by their titles and abstracts,"
-        " which are not part of the texts. MiniLM reads 254 tokens at once and was not trained on them.",
+        " which were cut out of the texts. MiniLM reads 254 tokens at once and is taken as it comes.",
         verdict(rows),
         "Few documents are easy to tell apart: README has the whole set of 725, where all scores are lower.",
     ]

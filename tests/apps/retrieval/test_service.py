@@ -22,30 +22,13 @@ from farfield.apps.retrieval.collection import Collection, vector_rows
 from farfield.apps.retrieval.document import Document
 from farfield.apps.retrieval.search import search as search_verb
 from farfield.apps.retrieval.service import service
-from farfield.apps.retrieval.service_guard import Limits, Meter
-from farfield.apps.retrieval.serving_encoder import ServingEncoder
+from farfield.apps.retrieval.service_guard import Meter
 from farfield.apps.retrieval.store import insert
 from farfield.apps.retrieval.verify import verify
 from tests.apps.retrieval.fake_encoder import FakeEncoder
+from tests.apps.retrieval.served import LIMITS, write
 
 ROOT = Path(__file__).parents[3]
-LIMITS = Limits(body=2**20, batch=8, tokens=5000, concurrency=8, seconds=5.0)
-
-
-@pytest.fixture
-def collection(tmp_path):
-    with Collection.create(tmp_path / "index", ServingEncoder(FakeEncoder(), FakeEncoder())) as made:
-        yield made
-
-
-@pytest.fixture
-def client(collection) -> TestClient:
-    return TestClient(service(collection, LIMITS), raise_server_exceptions=True)
-
-
-def write(client: TestClient, **texts: str):
-    documents = [{"id": id, "text": text, "metadata": {"length": len(text)}} for id, text in texts.items()]
-    return client.post("/documents", json={"documents": documents})
 
 
 def test_what_is_written_is_found_as_the_library_finds_it(client, collection):
@@ -181,6 +164,7 @@ from pathlib import Path
 from farfield.apps.cli.compose import composed
 from farfield.apps.retrieval import serve as verb
 from tests.apps.retrieval.fake_encoder import FakeEncoder
+from tests.apps.retrieval.served import LIMITS, write
 verb.load_encoder = lambda *a, **k: FakeEncoder()
 words = [f"index={sys.argv[1]}", f"port={sys.argv[2]}", *sys.argv[3:]]
 verb.serve(run_folder=Path(sys.argv[1]), **composed("retrieval", "serve", words))

@@ -17,27 +17,10 @@ from farfield.apps.retrieval.collection import Collection
 from farfield.apps.retrieval.serve import serve
 from farfield.apps.retrieval.service import service
 from farfield.apps.retrieval.service_guard import Deadline, Expired, Limits
-from farfield.apps.retrieval.serving_encoder import ServingEncoder, Unloadable
+from farfield.apps.retrieval.serving_encoder import Unloadable
 from farfield.apps.training.errors import UserError
 from tests.apps.retrieval.fake_encoder import FakeEncoder
-
-LIMITS = Limits(body=2**20, batch=8, tokens=5000, concurrency=8, seconds=5.0)
-
-
-@pytest.fixture
-def collection(tmp_path):
-    with Collection.create(tmp_path / "index", ServingEncoder(FakeEncoder(), FakeEncoder())) as made:
-        yield made
-
-
-@pytest.fixture
-def client(collection) -> TestClient:
-    return TestClient(service(collection, LIMITS), raise_server_exceptions=True)
-
-
-def write(client: TestClient, **texts: str):
-    documents = [{"id": id, "text": text, "metadata": {"length": len(text)}} for id, text in texts.items()]
-    return client.post("/documents", json={"documents": documents})
+from tests.apps.retrieval.served import LIMITS, write
 
 
 @pytest.mark.parametrize(
