@@ -7,19 +7,21 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .nvrtc import Module
+from ...nvrtc import Module
 from .plan import (
     Device,
     ForwardPlan,
     RowPlan,
 )
 
+SOURCES = Path(__file__).parent
 SPECTRUM_BYTES = 256 << 20  # spectra and intermediates beyond this are made for some channels at a time
 LEAST_BYTES = 32 << 20  # intermediates under this are made for all channels at once
 # Kernels of a source that are compiled one by one, in their order there: PART
@@ -34,7 +36,7 @@ Spectra = dict[Any, tuple[Tensor, ...]]
 @cache
 def module(source: str, options: tuple[tuple[str, int], ...], index: int) -> Module:
     """The compiled kernels of one source and set of options."""
-    return Module(source, dict(options), torch.device("cuda", index))
+    return Module(SOURCES / source, dict(options), torch.device("cuda", index))
 
 
 def built(source: str, options: dict[str, int], index: int) -> Module:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-SOURCES = Path(__file__).parent
 HEADERS = ("nvidia.cu13", "nvidia.cuda_runtime")
 
 
@@ -38,19 +37,19 @@ def include_folders() -> list[str]:
 
 
 @cache
-def sources_digest() -> str:
-    """A hash over every source here: a cubin is only used with the sources it was made from."""
+def sources_digest(folder: Path) -> str:
+    """A hash over every source of a folder: a cubin is only used with the sources it was made from."""
     digest = hashlib.sha256()
-    for path in sorted(SOURCES.glob("*.cuh")):
+    for path in sorted(folder.glob("*.cuh")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
-def cubin(source: str, options: Mapping[str, int], arch: str) -> bytes:
+def cubin(source: Path, options: Mapping[str, int | str], arch: str) -> bytes:
     """Machine code of one source.
 
     Args:
-        source: Name of a file beside this one.
+        source: The file; what it includes stands beside it.
         options: Macros.
         arch: As NVRTC names it, for example "sm_90a".
     Returns: The cubin, from the cache folder if it is there.
@@ -58,7 +57,7 @@ def cubin(source: str, options: Mapping[str, int], arch: str) -> bytes:
     from cuda.bindings import nvrtc
 
     version = nvrtc.nvrtcVersion()[1:]
-    text = repr((sources_digest(), source, sorted(options.items()), arch, version))
+    text = repr((sources_digest(source.parent), source.name, sorted(options.items()), arch, version))
     path = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.cubin"
     if path.exists():
         digest, code = path.read_bytes()[:32], path.read_bytes()[32:]
@@ -72,19 +71,19 @@ def cubin(source: str, options: Mapping[str, int], arch: str) -> bytes:
     return code
 
 
-def compile_source(source: str, options: Mapping[str, int], arch: str) -> bytes:
+def compile_source(source: Path, options: Mapping[str, int | str], arch: str) -> bytes:
     """Compile without looking at the cache."""
     from cuda.core import Program, ProgramOptions
 
     built = ProgramOptions(
-        name=source,
+        name=source.name,
         std="c++17",
         device_as_default_execution_space=True,
         arch=arch,
-        include_path=[str(SOURCES), *include_folders()],
+        include_path=[str(source.parent), *include_folders()],
         define_macro=[(name, str(value)) for name, value in options.items()],
     )
-    code = Program((SOURCES / source).read_text(), code_type="c++", options=built).compile("cubin").code
+    code = Program(source.read_text(), code_type="c++", options=built).compile("cubin").code
     return bytes(code)
 
 
@@ -119,7 +118,7 @@ def bind(index: int) -> None:
 class Module:
     """The kernels of one source with one set of options on one device."""
 
-    def __init__(self, source: str, options: Mapping[str, int], device: torch.device) -> None:
+    def __init__(self, source: Path, options: Mapping[str, int | str], device: torch.device) -> None:
         from cuda.core import ObjectCode, launch
 
         torch.cuda.init()  # type: ignore[no-untyped-call]
