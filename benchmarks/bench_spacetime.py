@@ -10,9 +10,9 @@ from torch import Tensor
 from benchmarks.harness import Bench, Row, main, measure_together, shape, speedup
 from farfield.apps.forecasting.graph import GraphedStep
 from farfield.apps.forecasting.level import measure
-from farfield.apps.forecasting.memory import kept_memory
 from farfield.apps.forecasting.spacetime import SpaceTime, SpaceTimeConfig, rmse
 from farfield.apps.forecasting.windows import Batch
+from farfield.apps.training.memory import kept_memory
 
 LAG, HORIZON = 336, 720
 LOSSES = {"closed": (1.0, 0.0, 0.0), "three-term": (1.0, 1.0, 1.0)}

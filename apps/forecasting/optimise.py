@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from farfield.apps.forecasting.graph import GraphedStep
-from farfield.apps.forecasting.memory import kept_memory
 from farfield.apps.forecasting.spacetime import SpaceTime
 from farfield.apps.forecasting.windows import Batch, Windows
 from farfield.apps.training.device import autocast_for, resolve_device
 from farfield.apps.training.errors import UserError
+from farfield.apps.training.memory import kept_memory
 
 CLOSED_LOOP = (1.0, 0.0, 0.0)
 

@@ -1,4 +1,4 @@
-"""Memory that a step of training frees stays with the process for the next one."""
+"""Memory that a step of training, or a request, frees stays with the process for the next one."""
 
 from __future__ import annotations
 
