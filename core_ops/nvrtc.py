@@ -3,7 +3,7 @@
 import hashlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,25 +45,27 @@ def sources_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def cubin(source: Path, options: Mapping[str, int | str], arch: str) -> bytes:
+def cubin(source: Path, options: Mapping[str, int | str], arch: str, folders: Sequence[Path] = ()) -> bytes:
     """Machine code of one source.
 
     Args:
         source: The file; what it includes stands beside it.
         options: Macros.
         arch: As NVRTC names it, for example "sm_90a".
+        folders: Others with sources that it includes.
     Returns: The cubin, from the cache folder if it is there.
     """
     from cuda.bindings import nvrtc
 
     version = nvrtc.nvrtcVersion()[1:]
-    text = repr((sources_digest(source.parent), source.name, sorted(options.items()), arch, version))
+    sources = [sources_digest(folder) for folder in (source.parent, *folders)]
+    text = repr((sources, source.name, sorted(options.items()), arch, version))
     path = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.cubin"
     if path.exists():
         digest, code = path.read_bytes()[:32], path.read_bytes()[32:]
         if hashlib.sha256(code).digest() == digest:
             return code
-    code = compile_source(source, options, arch)
+    code = compile_source(source, options, arch, folders)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
     part.write_bytes(hashlib.sha256(code).digest() + code)
@@ -71,7 +73,7 @@ def cubin(source: Path, options: Mapping[str, int | str], arch: str) -> bytes:
     return code
 
 
-def compile_source(source: Path, options: Mapping[str, int | str], arch: str) -> bytes:
+def compile_source(source: Path, options: Mapping[str, int | str], arch: str, folders: Sequence[Path] = ()) -> bytes:
     """Compile without looking at the cache."""
     from cuda.core import Program, ProgramOptions
 
@@ -80,7 +82,7 @@ def compile_source(source: Path, options: Mapping[str, int | str], arch: str) ->
         std="c++17",
         device_as_default_execution_space=True,
         arch=arch,
-        include_path=[str(source.parent), *include_folders()],
+        include_path=[*map(str, (source.parent, *folders)), *include_folders()],
         define_macro=[(name, str(value)) for name, value in options.items()],
     )
     code = Program(source.read_text(), code_type="c++", options=built).compile("cubin").code
@@ -116,9 +118,11 @@ def bind(index: int) -> None:
 
 
 class Module:
-    """The kernels of one source with one set of options on one device."""
+    """The kernels of one source with one set of options on one device; folders: see cubin."""
 
-    def __init__(self, source: Path, options: Mapping[str, int | str], device: torch.device) -> None:
+    def __init__(
+        self, source: Path, options: Mapping[str, int | str], device: torch.device, folders: Sequence[Path] = ()
+    ) -> None:
         from cuda.core import ObjectCode, launch
 
         torch.cuda.init()  # type: ignore[no-untyped-call]
@@ -127,7 +131,7 @@ class Module:
             bind(device.index)
             major, minor = torch.cuda.get_device_capability(device)
             arch = f"sm_{major}{minor}" + ("a" if major == 9 else "")
-            self.code = ObjectCode.from_cubin(cubin(source, options, arch))
+            self.code = ObjectCode.from_cubin(cubin(source, options, arch, folders))
         self.index: int = device.index
         self.start = launch
         self.kernels: dict[str, Any] = {}

@@ -21,6 +21,8 @@ from .plans import CpuPlan, planned
 from .runner import Spectra
 
 Gate = Tensor | None
+# The largest spectrum that is kept.
+CACHE_BYTES = 1 << 30
 
 
 class FilterSpectrum:
@@ -35,7 +37,7 @@ class FilterSpectrum:
     Complexity: a call without the filter's transform; memory 8 bytes a point and filter, 16 in float64.
     """
 
-    def __init__(self, k: Tensor, *, cache_bytes: int = 1 << 30, kept: dict[Any, Any] | None = None) -> None:
+    def __init__(self, k: Tensor, *, cache_bytes: int = CACHE_BYTES, kept: dict[Any, Any] | None = None) -> None:
         self.k, self.cache_bytes = k, cache_bytes
         self.kept: dict[Any, Any] = {} if kept is None else kept
 
@@ -65,8 +67,12 @@ class FilterSpectrum:
         """The kernels' spectra of a call, None where they would exceed cache_bytes: skip is a tap of theirs."""
         if bytes_on_gpu(call) > self.cache_bytes:
             return None
+        return self.of_calls(call.mode, call.length, call.channels, skip)
+
+    def of_calls(self, mode: str, length: int, channels: int, skip: Gate) -> dict[Any, Any]:
+        """The kernels' spectra of calls on a GPU, by the radices of what reads them: callers may fill it."""
         added = None if skip is None else (skip.data_ptr(), skip._version, skip.dtype)
-        return self.spectra("cuda", added, call.mode, call.length, call.channels)
+        return self.spectra("cuda", added, mode, length, channels)
 
     @torch.no_grad()
     def run_cpu(self, call: Call, u: Tensor, pregate: Gate, postgate: Gate, skip: Gate) -> Tensor:
