@@ -11,7 +11,7 @@ from farfield.apps.retrieval import filters as filtering
 from farfield.apps.retrieval.document import Hit, canonical, check_text
 from farfield.apps.retrieval.exact import Rows
 from farfield.apps.retrieval.metrics import FUSION_WEIGHTS, fuse
-from farfield.apps.retrieval.store import WHOLE, Vectors
+from farfield.apps.retrieval.store import Vectors
 from farfield.apps.retrieval.view import BY, Found, View
 from farfield.apps.retrieval.windows import fullest
 from farfield.apps.training.errors import UserError
@@ -27,7 +27,7 @@ ATTEMPTS = 4
 
 
 class Scored(NamedTuple):
-    """A document of an answer before its text is read; `worth` of words says which window where no vector does."""
+    """A document of an answer before its text is read; its window is `found`'s, or that whose words are worth most."""
 
     doc: int
     score: float
@@ -99,9 +99,11 @@ def _ranked(
             [Scored(one.doc, one.score, one) for one in found] for found in view.search(vectors, k, by, docs, named)
         ]
     with collection.store.reading() as db:
-        every = [collection.words.ranked(db, text, depth, docs) for text in texts or []]
+        every = [collection.words.ranked(db, text, depth, docs, worth=vectors is None) for text in texts or []]
     if vectors is None:
-        return [[Scored(doc, score, None, score, rarity) for doc, score in scores.items()] for scores, rarity in every]
+        return [
+            [Scored(doc, score, None, score, worth[doc]) for doc, score in scores.items()] for scores, worth in every
+        ]
     answers = []
     dense = view.rank(vectors, depth, by, docs, named, enough=k)
     for vector, (by_words, _), ranking in zip(vectors, every, dense, strict=True):
@@ -135,16 +137,14 @@ def _hits(collection: Collection, view: View, scored: list[Scored]) -> list[Hit]
     hits = []
     records = store.records([one.doc for one in scored])
     nearest = store.spans([(one.doc, one.found.window) for one in scored if one.found is not None], view.encoder)
+    windows = store.windows([one.doc for one in scored if one.found is None], view.encoder)
     for one in scored:
         if one.doc not in records:
             continue
         document = records[one.doc].document
-        if one.found is not None:
-            span = nearest.get(one.doc)
-        else:
-            spans = store.windows(one.doc, view.encoder)
-            inside = [there for window, there in spans.items() if window != WHOLE]
-            span = inside[fullest(document.text, inside, one.worth)] if inside else None
+        span = nearest.get(one.doc)
+        if inside := windows.get(one.doc):
+            span = inside[fullest(document.text, inside, one.worth)]
         start, stop = span or (0, len(document.text))
         hits.append(
             Hit(

@@ -45,19 +45,27 @@ WORDS_AT_ONCE = 4096
 OPEN = -1
 # Pairs of one run where all postings are made again.
 PAIRS_AT_ONCE = 2**20
-PAIRS_OF = "SELECT pairs FROM postings WHERE run IN (SELECT run FROM runs) AND word = ?"
+PAIRS_OF = "SELECT word, pairs FROM postings WHERE run IN (SELECT run FROM runs) AND word IN ({})"
+# Words of one statement.
+WORDS_ASKED = 256
+# Words of a query that decide which window of a document is shown.
+DECIDING = 16
 
 
 class Ranked(NamedTuple):
-    """Documents with their BM25, best first, and what each word of the query that occurs is worth."""
+    """Documents with their BM25, best first, and what those of their words that decide are worth.
+
+    Of a query's words the sixteen that are worth most decide, and of these those that are worth more than a tenth of
+    the first.
+    """
 
     scores: dict[int, float]
-    rarity: dict[str, float]
+    worth: dict[int, dict[str, float]]
 
 
 def count(title: str, text: str) -> Counter[str]:
     """The words of a document, those of its title too, and how often each occurs."""
-    return Counter(bm25.words(f"{title}\n{text}"))
+    return bm25.counts(f"{title}\n{text}")
 
 
 def add(db: sqlite3.Connection, counts: Mapping[int, Counter[str]]) -> None:
@@ -137,7 +145,9 @@ class Words:
     def __init__(self) -> None:
         self._lengths = _Lengths(-1, 0, 0, 0, 0, np.full(1, -1, np.int32))
 
-    def ranked(self, db: sqlite3.Connection, query: str, k: int, selected: Docs | None = None) -> Ranked:
+    def ranked(
+        self, db: sqlite3.Connection, query: str, k: int, selected: Docs | None = None, *, worth: bool = False
+    ) -> Ranked:
         """The k best documents of those that hold a word of the query.
 
         Args:
@@ -145,41 +155,54 @@ class Words:
             query: Text.
             k: Documents wanted.
             selected: Numbers of the documents that may be in it; None is all.
+            worth: Whether it is wanted which words a document holds.
         Returns: Documents, equal scores by number.
         Complexity: O(postings of the query's words).
         """
         lengths = self._lengths = _refreshed(db, self._lengths)
-        allowed = None
+        wanted = bm25.query_words(query)
+        numbers, pairs = _pairs(db, wanted)
+        size = lengths.of(pairs["doc"])
+        if (alive := size >= 0).sum() < len(pairs):
+            numbers, pairs, size = numbers[alive], pairs[alive], size[alive]
+        if not len(pairs):
+            return Ranked({}, {})
+        df = np.bincount(numbers, minlength=len(wanted))
+        rarity = np.array([bm25.rarity(lengths.n, int(of)) for of in df])
+        docs, ends = pairs["doc"], np.cumsum(df)
+        slow = bm25.slowness(size.astype(np.float64), lengths.total / lengths.n)
+        weights = bm25.weights(np.repeat(rarity, df), pairs["tf"].astype(np.float64), slow)
         if selected is not None:
             allowed = np.zeros(len(lengths.words), np.bool_)
             allowed[selected[selected < len(allowed)]] = True
-        parts: list[tuple[NDArray[np.uint32], NDArray[np.float64]]] = []
-        rarity: dict[str, float] = {}
-        for word in bm25.query_words(query):
-            pairs = np.frombuffer(b"".join(row[0] for row in db.execute(PAIRS_OF, [word])), PAIR)
-            size = lengths.of(pairs["doc"])
-            if (alive := size >= 0).sum() < len(pairs):
-                pairs, size = pairs[alive], size[alive]
-            if not len(pairs):
-                continue
-            rarity[word] = bm25.rarity(lengths.n, len(pairs))
-            slow = bm25.slowness(size.astype(np.float64), lengths.total / lengths.n)
-            weights = bm25.weights(lengths.n, pairs["tf"].astype(np.float64), slow)
-            docs = pairs["doc"]
-            if allowed is not None:
-                chosen = allowed[docs]
-                docs, weights = docs[chosen], weights[chosen]
-            parts.append((docs, weights))
-        if not parts:
-            return Ranked({}, rarity)
+            weights = np.where(allowed[docs], weights, 0.0)
         # Added in the order of the query's words, as `bm25.BM25` does: the sums are the same to the last bit.
-        scores = np.bincount(np.concatenate([d for d, _ in parts]), np.concatenate([w for _, w in parts]))
-        docs = np.flatnonzero(scores)
-        if len(docs) > k:
-            least = np.partition(scores[docs], -k)[-k]
-            docs = docs[scores[docs] >= least]
-        order = np.lexsort((docs, -scores[docs]))[:k]
-        return Ranked({int(doc): float(scores[doc]) for doc in docs[order]}, rarity)
+        scores = np.bincount(docs, weights)
+        best = np.flatnonzero(scores)
+        if len(best) > k:
+            best = best[scores[best] >= np.partition(scores[best], -k)[-k]]
+        best = best[np.lexsort((best, -scores[best]))[:k]]
+        held: dict[int, dict[str, float]] = {int(doc): {} for doc in best} if worth else {}
+        there = np.flatnonzero(df) if worth else np.empty(0, np.int64)
+        deciding = there[np.argsort(-rarity[there], kind="stable")][:DECIDING]
+        for number in deciding[rarity[deciding] > rarity[deciding[:1]] / 10].tolist():
+            holders = docs[ends[number] - df[number] : ends[number]]
+            for doc in best[np.isin(best, holders)].tolist():
+                held[doc][wanted[number]] = float(rarity[number])
+        return Ranked({int(doc): float(scores[doc]) for doc in best}, held)
+
+
+def _pairs(db: sqlite3.Connection, words: Sequence[str]) -> tuple[Docs, Pairs]:
+    """The postings of words, in their order, and the place of its word for each."""
+    found: list[list[bytes]] = [[] for _ in words]
+    places = {word: place for place, word in enumerate(words)}
+    for begin in range(0, len(words), WORDS_ASKED):
+        some = words[begin : begin + WORDS_ASKED]
+        for word, data in db.execute(PAIRS_OF.format(", ".join("?" * len(some))), some):
+            found[places[word]].append(data)
+    joined = [b"".join(parts) for parts in found]
+    numbers = np.repeat(np.arange(len(words)), [len(data) // PAIR.itemsize for data in joined])
+    return numbers, np.frombuffer(b"".join(joined), PAIR)
 
 
 def differing(db: sqlite3.Connection) -> Iterator[tuple[int, str]]:

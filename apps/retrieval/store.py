@@ -274,10 +274,19 @@ class Store:
             found |= {doc: (start, stop) for doc, start, stop in self.db.execute(query, values)}
         return found
 
-    def windows(self, doc: int, encoder: int) -> dict[int, tuple[int, int]]:
-        """Characters of each vector of a document, by window."""
-        query = "SELECT window, start, stop FROM vectors WHERE doc = ? AND encoder = ? ORDER BY window"
-        return {w: (a, b) for w, a, b in self.db.execute(query, [int(doc), encoder])}
+    def windows(self, docs: Sequence[int], encoder: int) -> dict[int, list[tuple[int, int]]]:
+        """By document, the characters of its windows in their order; those that are gone are left out."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for begin in range(0, len(docs), PARAMETERS):
+            some = [int(doc) for doc in docs[begin : begin + PARAMETERS]]
+            # The index holds all that is asked for, so that no vector is read.
+            query = (
+                f"SELECT doc, start, stop FROM vectors WHERE doc IN ({', '.join('?' * len(some))}) AND encoder = ?"
+                " AND window <> ? ORDER BY doc, window"
+            )
+            for doc, start, stop in self.db.execute(query, [*some, encoder, WHOLE]):
+                found.setdefault(doc, []).append((start, stop))
+        return found
 
     def digests(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Digests of those documents that are there, by id."""

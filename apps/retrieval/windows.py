@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from heapq import nlargest
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.apps.retrieval.bm25 import folded
+from farfield.apps.retrieval.bm25 import aligned, folded
 from farfield.apps.training.errors import UserError
 
-# Words of a query that decide which window fits.
-DECIDING = 16
+# Above what sums of values of words lose.
+ROUNDING = 1e-9
 
 
 class Span(NamedTuple):
@@ -68,24 +65,49 @@ def cut(offsets: NDArray[np.int64], n_chars: int, size: int, overlap: int = 0) -
 def fullest(text: str, windows: Sequence[tuple[int, int]], worth: Mapping[str, float]) -> int:
     """Number of the window whose words are worth most; the first of equals.
 
+    A word counts once for each window that it lies in whole. Words are looked for from the one that is worth most on,
+    and only in windows that can still become the best.
+
     Args:
-        windows: Characters [start, end), at least one.
-        worth: Of each word that counts, as `bm25.words` gives it; the sixteen that are worth most decide, and of
-            these those that are worth more than a tenth of the first.
+        windows: Characters [start, end), at least one; both rise.
+        worth: Of each word that counts, as `bm25.words` gives it.
     """
-    parts = [folded(text[start:end]) for start, end in windows]
-    starts = list(accumulate((len(part) + 1 for part in parts), initial=0))
-    joined = "\n".join(parts)
-    sums = [0.0] * len(parts)
-    least = max(worth.values(), default=0.0) / 10
-    for word, value in nlargest(DECIDING, worth.items(), key=itemgetter(1)):
-        at = joined.find(word) if value > least else -1
-        while at >= 0:
-            end = at + len(word)
-            # Not as a part of a longer word.
-            if not joined[max(at - 1, 0) : at].isalnum() and not joined[end : end + 1].isalnum():
-                window = bisect_right(starts, at) - 1
-                sums[window] += value
-                end = starts[window + 1]
-            at = joined.find(word, end)
+    joined = aligned(text)
+    if joined is None:
+        # A folded text may have another length, so each window is folded for itself.
+        parts = [folded(text[start:end]) for start, end in windows]
+        begins = accumulate((len(part) + 1 for part in parts), initial=0)
+        windows = [(begin, begin + len(part)) for begin, part in zip(begins, parts, strict=False)]
+        joined = "\n".join(parts)
+    sums = [0.0] * len(windows)
+    left, open_ = sum(worth.values()), list(range(len(windows)))
+    for word, value in sorted(worth.items(), key=lambda one: -one[1]):
+        for window in _holding(joined, windows, open_, word):
+            sums[window] += value
+        left -= value
+        # Sums of floating point numbers, compared with more than their roundings to spare.
+        least = max(sums) - left - ROUNDING
+        open_ = [window for window in open_ if sums[window] >= least]
+        if len(open_) == 1:
+            break
     return sums.index(max(sums))
+
+
+def _holding(text: str, windows: Sequence[tuple[int, int]], some: Sequence[int], word: str) -> Iterator[int]:
+    """Which of some windows of a folded text hold a word whole, and not as a part of a longer one."""
+    found = -1
+    for window in some:
+        start, stop = windows[window]
+        # What was found beyond the window before may lie in this one, or beyond it too.
+        at = found if found >= start else text.find(word, start)
+        while 0 <= at <= stop - len(word) and not _alone(text, at, at + len(word)):
+            at = text.find(word, at + 1)
+        if at < 0:
+            return
+        found = at
+        if at <= stop - len(word):
+            yield window
+
+
+def _alone(text: str, start: int, stop: int) -> bool:
+    return not text[max(start - 1, 0) : start].isalnum() and not text[stop : stop + 1].isalnum()

@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from farfield.apps.retrieval.bm25 import BM25, query_words, words
+from farfield.apps.retrieval.bm25 import BM25, WORD, aligned, folded, query_words, words
 from farfield.apps.training.errors import UserError
 
 TEXTS = ["The river, the stone.", "Stone bread bread moon", "", "moon"]
@@ -39,6 +41,18 @@ def test_a_word_is_one_however_its_accents_and_ligatures_are_written() -> None:
         assert words(text) == ["cafe", "efficient"]
     # Marks that are letters of their script stay.
     assert words("が 각") == ["が", "각"]
+
+
+@given(st.text(st.characters(max_codepoint=0x2BFF), max_size=40))
+def test_characters_are_folded_in_their_place_or_not_at_all(text: str) -> None:
+    there = aligned(text)
+    assert words(text) == WORD.findall(folded(text))
+    assert there is None or (len(there) == len(text) and WORD.findall(there) == words(text))
+
+
+def test_most_texts_are_folded_in_their_place() -> None:
+    assert aligned("Café ‘Ünï’ → …") == "cafe  uni     "
+    assert aligned("eﬃcient") is aligned("cafe\u0301") is aligned("Ёж") is aligned("½") is None
 
 
 @pytest.mark.parametrize("other", ["", "é"])

@@ -1,12 +1,13 @@
 """Windows cover every token, and characters run from first token to last."""
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farfield.apps.retrieval import bm25
 from farfield.apps.retrieval.windows import Span, check_window, cut, fullest
 from farfield.apps.training.errors import UserError
 
@@ -44,3 +45,21 @@ def test_the_fullest_window_is_that_whose_rare_words_are_worth_most() -> None:
     # A part of a longer word is no occurrence, equal windows give the first, and no word at all too.
     assert fullest("tigers tiger tiger", [(0, 6), (7, 12), (13, 18)], worth) == 1
     assert fullest("nothing here", [(0, 7), (8, 12)], {}) == 0
+
+
+@given(
+    words=st.lists(st.sampled_from(["sea", "Séa", "seas", "or", "cat", "o", "ﬃ", "-"]), min_size=1, max_size=40),
+    worth=st.dictionaries(st.sampled_from(["sea", "seas", "or", "cat", "ffi"]), st.sampled_from([0.5, 1.0, 1.1, 3.0])),
+    size=st.integers(1, 9),
+    overlap=st.integers(0, 8),
+)
+def test_no_window_is_fuller_than_the_fullest(
+    words: list[str], worth: dict[str, float], size: int, overlap: int
+) -> None:
+    text, ends = " ".join(words), list(accumulate(len(word) + 1 for word in words))
+    places = [(end - 1 - len(word), end - 1) for word, end in zip(words, ends, strict=True)]
+    spans = [(one.start, one.end) for one in cut(np.array(places), len(text), size, min(overlap, size - 1))]
+    sums = [sum(worth.get(word, 0) for word in set(bm25.words(text[start:stop]))) for start, stop in spans]
+    found = fullest(text, spans, worth)
+    assert sums[found] == pytest.approx(max(sums))
+    assert all(one < sums[found] + 1e-9 for one in sums[:found])
