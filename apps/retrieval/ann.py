@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from farfield.apps.retrieval import clustering
-from farfield.apps.retrieval.exact import Chosen, Live, Rows, Vectors, scan
+from farfield.apps.retrieval import clustering, inverted_lists
+from farfield.apps.retrieval.exact import Chosen, Live, Rows, Vectors, at_once, scan
+from farfield.apps.retrieval.paced_file import PacedFile
 from farfield.apps.retrieval.stored_rows import StoredRows
 
 # Its stubs know another interface than its Python module has.
@@ -28,15 +30,17 @@ TRAINED_ROWS = 1_000
 # Share of the true best 10 that a search has to find of queries that are the sum of two vectors of the index. Such a
 # query lies between clusters as a real one does: both need about as many lists for a recall.
 RECALL = 0.98
-TUNED_ON, SCANNED = 256, 64
+TUNED_ON, SEARCHED = 256, 32
 # Rows to re-rank, and how near to the recall of all rows the first that is taken comes.
 DEPTHS = (48, 96, 192, 384, 768)
 NEARLY = 0.004
 # Rows that the directions, the centres (each) and the codes are made from.
-DIRECTIONS_FROM, CENTRE_FROM, CODES_FROM = 16_384, 40, 16_384
+DIRECTIONS_FROM, CENTRE_FROM, CODES_FROM = 16_384, 40, 4_096
 # 4-bit codes of a row of ivf-pq, at most; the widest reduction has two numbers a code.
 CODES = 128
 BLOCK = 16_384
+# Files beside the index: its lists, and what is gone when it is written.
+LISTS, SAMPLE, SPOOL = "lists.bin", "sample.tmp", "codes.tmp"
 Params = dict[str, int]
 Progress = Callable[[int, int], None]
 
@@ -60,59 +64,93 @@ def choose(kind: str, n: int) -> str:
     return "flat" if kind != "flat" and n < TRAINED_ROWS else kind
 
 
-def build(
-    kind: str, vectors: Vectors | StoredRows, path: Path, *, seed: int = 0, progress: Progress | None = None
-) -> Params:
-    """Write an index over the rows of a matrix.
+def build(kind: str, vectors: StoredRows, path: Path, *, seed: int = 0, progress: Progress | None = None) -> Params:
+    """Write an index over the rows of a matrix, its lists beside it.
 
     Args:
         kind: hnsw, ivf-flat or ivf-pq.
-        vectors: (n, d) of unit length, in memory or in a file.
+        vectors: (n, d) of unit length, in a file.
         path: File to write.
         progress: Called with rows done and all rows.
     Returns: How wide to search (nprobe or ef) and how many to re-rank so that recall@10 reaches RECALL.
+    Complexity: ivf-pq holds O(n + lists d) bytes and some MB; ivf-flat n d / 4 bytes, hnsw all of its index.
     """
     n, d = vectors.shape
     if kind == "hnsw":
         index = faiss.IndexHNSWFlat(d, 32, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = 100
-    else:
-        index = _trained_lists(kind, vectors, seed)
-    for begin in range(0, n, BLOCK):
-        _add(kind, index, np.ascontiguousarray(vectors[begin : begin + BLOCK]))
-        if progress is not None:
-            progress(min(begin + BLOCK, n), n)
-    params = _tuned(kind, index, vectors, seed)
+        for begin in range(0, n, BLOCK):
+            index.add(vectors[begin : begin + BLOCK])
+            if progress is not None:
+                progress(min(begin + BLOCK, n), n)
+        faiss.write_index(index, str(path))
+        return _tuned(Ann(kind, index, {}), vectors, seed)
+    index, turn = _trained_lists(kind, vectors, path.parent, seed)
+    _write_lists(index, turn, vectors, path.parent, progress)
+    faiss.extract_index_ivf(index).ntotal = index.ntotal = n
     faiss.write_index(index, str(path))
-    return params
+    return _tuned(Ann.open(kind, path, {}), vectors, seed)
 
 
-def _trained_lists(kind: str, vectors: Vectors | StoredRows, seed: int) -> Any:
-    """An empty index of lists: ivf-flat over the vectors, ivf-pq over their first directions in codes of 4 bits."""
+def _trained_lists(kind: str, vectors: StoredRows, folder: Path, seed: int) -> tuple[Any, Vectors | None]:
+    """An empty index of lists: ivf-flat over the vectors, ivf-pq over their first directions, by a matrix (d, r), in
+    codes of 4 bits."""
     n, d = vectors.shape
     # Lists by about 4 sqrt(n): finding the nearest and reading them cost alike.
     lists = max(1, min(n // CENTRE_FROM, 2 ** round(math.log2(4 * math.sqrt(n)))))
     rng = np.random.default_rng(seed)
     if kind == "ivf-flat":
-        centres = _centres(_some(vectors, CENTRE_FROM * lists, rng), lists, seed)
+        centres = _centres(_sample(vectors, CENTRE_FROM * lists, rng, folder), lists, seed)
         index = faiss.IndexIVFFlat(centres, d, lists, faiss.METRIC_INNER_PRODUCT)
         _owned(index, centres)
-        return index
-    turn = clustering.reduction(_some(vectors, DIRECTIONS_FROM, rng), seed)
+        return index, None
+    turn = clustering.reduction(_blocks(vectors, _chosen(n, DIRECTIONS_FROM, rng)), d, seed)
     r = turn.shape[1]
-    sample = _some(vectors, CENTRE_FROM * lists, rng, turn)
+    sample = _sample(vectors, CENTRE_FROM * lists, rng, folder, turn)
     codes = max(m for m in range(1, min(r, CODES) + 1) if r % m == 0)
     centres = _centres(sample, lists, seed)
     index = faiss.IndexIVFPQFastScan(centres, r, lists, codes, 4, faiss.METRIC_INNER_PRODUCT)
     _owned(index, centres)
+    index.by_residual = False
     index.pq.cp.seed, index.pq.cp.niter = seed, 12
-    index.train(sample[:CODES_FROM])
+    # Its threads wait for each other after every few microseconds of work: two take ten times as long as one.
+    with one_thread():
+        index.train(sample[_chosen(len(sample), CODES_FROM, rng)])
     front = faiss.LinearTransform(d, r, False)
     faiss.copy_array_to_vector(np.ascontiguousarray(turn.T).ravel(), front.A)
     front.is_trained = True
     both = faiss.IndexPreTransform(front, index)
     _owned(both, front, index)
-    return both
+    return both, turn
+
+
+def _write_lists(
+    index: Any, turn: Vectors | None, vectors: StoredRows, folder: Path, progress: Progress | None
+) -> None:
+    """The lists of all rows: first each row's list and codes, a file of codes in between, then list after list."""
+    n, d = vectors.shape
+    inner = faiss.downcast_index(index.index) if turn is not None else index
+    centres = inner.quantizer.reconstruct_n(0, inner.nlist)
+    own = np.empty(n, np.int32)
+    spool = folder / SPOOL
+    w = inner.code_size
+    with PacedFile(spool) as codes:
+        for begin in range(0, n, step := at_once(d)):
+            block = vectors[begin : begin + step]
+            block = block if turn is None else block @ turn
+            own[begin : begin + step] = clustering.nearest(block, centres)
+            if turn is not None:
+                codes.write(inner.pq.compute_codes(block))
+            if progress is not None:
+                progress(min(begin + step, n), n)
+
+    def read(begin: int, end: int) -> NDArray[np.uint8]:
+        if turn is None:
+            return vectors[begin:end].view(np.uint8)
+        return np.fromfile(spool, np.uint8, (end - begin) * w, offset=begin * w).reshape(-1, w)
+
+    inverted_lists.write(folder / LISTS, read, own, inner.nlist, w, fast=turn is not None)
+    spool.unlink()
 
 
 def _owned(whole: Any, *parts: Any) -> None:
@@ -122,57 +160,59 @@ def _owned(whole: Any, *parts: Any) -> None:
         part.this.disown()
 
 
-def _centres(sample: Vectors, lists: int, seed: int) -> Any:
+def _centres(sample: StoredRows, lists: int, seed: int) -> Any:
     quantizer = faiss.IndexFlatIP(sample.shape[1])
     quantizer.add(clustering.centres(sample, min(lists, len(sample)), seed))
     return quantizer
 
 
-def _some(vectors: Vectors | StoredRows, wanted: int, rng: np.random.Generator, turn: Vectors | None = None) -> Vectors:
-    """Rows by chance, in an order by chance; turned and reduced where a matrix (d, r) is given."""
-    n = len(vectors)
-    rows = np.sort(rng.choice(n, wanted, replace=False)) if wanted < n else np.arange(n)
-    made = np.empty((len(rows), vectors.shape[1] if turn is None else turn.shape[1]), np.float32)
-    for begin in range(0, len(rows), BLOCK):
-        block = vectors[rows[begin : begin + BLOCK]]
-        made[begin : begin + BLOCK] = block if turn is None else block @ turn
-    rng.shuffle(made)
-    return made
+def _chosen(n: int, wanted: int, rng: np.random.Generator) -> Rows:
+    """Rows by chance, in rising order; all where no more are there."""
+    return np.sort(rng.choice(n, wanted, replace=False)) if wanted < n else np.arange(n)
 
 
-def _add(kind: str, index: Any, block: Vectors) -> None:
-    """Append rows."""
-    if kind == "ivf-flat":
-        # Its own product of all rows with all centres is several times slower than numpy's.
-        centres = index.quantizer.reconstruct_n(0, index.nlist)
-        own = clustering.nearest(block, centres)
-        index.add_core(len(block), faiss.swig_ptr(block), None, faiss.swig_ptr(own))
-    else:
-        index.add(block)
+def _blocks(vectors: StoredRows, rows: Rows) -> Iterator[Vectors]:
+    step = at_once(vectors.shape[1])
+    return (vectors[rows[begin : begin + step]] for begin in range(0, len(rows), step))
 
 
-def _tuned(kind: str, index: Any, vectors: Vectors | StoredRows, seed: int) -> Params:
+def _sample(
+    vectors: StoredRows, wanted: int, rng: np.random.Generator, folder: Path, turn: Vectors | None = None
+) -> StoredRows:
+    """Rows by chance, reduced where a matrix (d, r) is given, in a file that is gone when they are."""
+    path = folder / SAMPLE
+    with path.open("wb") as file:
+        for block in _blocks(vectors, _chosen(len(vectors), wanted, rng)):
+            file.write(np.ascontiguousarray(block if turn is None else block @ turn).data)
+    sample = StoredRows(path, vectors.shape[1] if turn is None else turn.shape[1])
+    path.unlink()
+    return sample
+
+
+def _tuned(ann: Ann, vectors: StoredRows, seed: int) -> Params:
     """Smallest width that finds RECALL of the best 10 of sums of two vectors, and how many to re-rank."""
     n = len(vectors)
     at = np.random.default_rng(seed + 1).integers(0, n, (2, TUNED_ON))
     queries = vectors[at[0]] + vectors[at[1]]
     queries /= np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-9)
     k = min(10, n)
-    # Some at once: the scores of a step are held as often as a sort needs them.
-    true = np.concatenate([scan(vectors, queries[i : i + SCANNED], k)[1] for i in range(0, TUNED_ON, SCANNED)])
-    ann = Ann(kind, index, {})
+    true = scan(vectors, queries, k)[1]
 
     def recall(width: int, depth: int) -> float:
         ann.params = {"width": width, "depth": depth}
         # Their exact scores put the true best among the proposals first.
-        proposed = ann.propose(queries, k)
-        return float((true[:, :, None] == proposed[:, None, :]).any(axis=2).mean())
+        steps = range(0, TUNED_ON, SEARCHED)
+        found = (
+            (true[i : i + SEARCHED, :, None] == ann.propose(queries[i : i + SEARCHED], k)[:, None, :]).any(axis=2)
+            for i in steps
+        )
+        return float(np.mean([one.mean() for one in found]))
 
     depth = k
-    if kind == "ivf-pq":
+    if ann.kind == "ivf-pq":
         most = recall(ann.widest, DEPTHS[-1])
         depth = next(one for one in DEPTHS if one == DEPTHS[-1] or recall(ann.widest, one) >= most - NEARLY)
-    width = 1 if kind != "hnsw" else 16
+    width = 1 if ann.kind != "hnsw" else 16
     while width < ann.widest:
         if recall(width, depth) >= RECALL:
             return {"width": width, "depth": depth}
@@ -197,11 +237,14 @@ class Ann:
     @classmethod
     def open(cls, kind: str, path: Path, params: Params) -> Ann:
         """Map a file: lists stay on disk until a search reads them."""
-        flag = faiss.IO_FLAG_MMAP_IFC if kind == "hnsw" else faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
-        index = faiss.read_index(str(path), flag)
-        if kind != "hnsw":
+        if kind == "hnsw":
+            return cls(kind, faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), params)
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+        if path.with_name(LISTS).exists():
+            inverted_lists.attach(faiss.extract_index_ivf(index), path.with_name(LISTS))
+        else:
+            # Segments of format 1 have them inside.
             lists = faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists)
-            # Threads that read ahead cost more than a search that finds its lists in memory.
             if hasattr(lists, "prefetch_nthread"):
                 lists.prefetch_nthread = 0
         return cls(kind, index, params)

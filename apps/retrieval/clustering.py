@@ -5,29 +5,33 @@ Shapes: n vectors, d width, r reduced width, c centres.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from farfield.apps.retrieval.exact import Rows, Vectors
+from farfield.apps.retrieval.exact import Rows, Vectors, at_once
+from farfield.apps.retrieval.stored_rows import StoredRows
 
-BLOCK = 8192
 # Products that are held at once, and the fewest rows that make them.
-PRODUCTS, LEAST_ROWS = 2**22, 256
+PRODUCTS, LEAST_ROWS = 2**19, 256
 # Rounds of k-means; later ones move few vectors.
 ROUNDS = 8
 # Share of the squared length that reduced vectors keep, the step of their width and its bounds.
 KEPT, STEP, LEAST, MOST = 0.85, 32, 64, 256
 
 
-def reduction(sample: Vectors, seed: int) -> Vectors:
+def reduction(blocks: Iterable[Vectors], d: int, seed: int) -> Vectors:
     """The first principal directions, turned at random so that all reduced numbers vary alike.
 
     Args:
-        sample: (n, d).
+        blocks: Vectors (n, d), some at a time.
     Returns: (d, r) with orthonormal columns; r keeps at least KEPT of the squared length where MOST allows.
-    Complexity: O(n d^2 + d^3).
+    Complexity: O(n d^2 + d^3) time, O(d^2) memory beside a block.
     """
-    d = sample.shape[1]
-    values, directions = np.linalg.eigh((sample.T @ sample).astype(np.float64))
+    moments = np.zeros((d, d))
+    for block in blocks:
+        moments += block.T @ block
+    values, directions = np.linalg.eigh(moments)
     kept = np.cumsum(values[::-1]) / max(float(values.sum()), 1e-30)
     wanted = int(np.searchsorted(kept, KEPT)) + 1
     r = min(max(LEAST, -(-wanted // STEP) * STEP), MOST, d)
@@ -35,21 +39,22 @@ def reduction(sample: Vectors, seed: int) -> Vectors:
     return np.ascontiguousarray(directions[:, ::-1][:, :r] @ turn, np.float32)
 
 
-def centres(sample: Vectors, c: int, seed: int) -> Vectors:
+def centres(sample: Vectors | StoredRows, c: int, seed: int) -> Vectors:
     """Directions of unit length by k-means: each vector counts for the one that it has the largest product with.
 
     Args:
-        sample: (n, d), n >= c.
+        sample: (n, d), n >= c; in a file, some of it is read at a time.
         c: How many.
     Returns: (c, d). One that nothing belongs to becomes a vector of the sample.
     Complexity: O(n c d) a round.
     """
+    step = at_once(sample.shape[1])
     rng = np.random.default_rng(seed)
     made = _unit(sample[np.sort(rng.choice(len(sample), c, replace=False))])
     for _ in range(ROUNDS):
         sums, counts = np.zeros_like(made), np.zeros(c, np.int64)
-        for begin in range(0, len(sample), BLOCK):
-            block = sample[begin : begin + BLOCK]
+        for begin in range(0, len(sample), step):
+            block = sample[begin : begin + step]
             own = nearest(block, made)
             order = np.argsort(own, kind="stable")
             taken, starts, times = np.unique(own[order], return_index=True, return_counts=True)
@@ -63,7 +68,7 @@ def centres(sample: Vectors, c: int, seed: int) -> Vectors:
 
 def nearest(vectors: Vectors, made: Vectors) -> Rows:
     """The centre (n,) of the largest product with each vector."""
-    step = max(LEAST_ROWS, min(BLOCK, PRODUCTS // len(made)))
+    step = max(LEAST_ROWS, PRODUCTS // len(made))
     blocks = [np.argmax(vectors[at : at + step] @ made.T, axis=1) for at in range(0, len(vectors), step)]
     return np.concatenate(blocks) if blocks else np.empty(0, np.int64)
 

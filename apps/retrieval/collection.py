@@ -6,7 +6,8 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from farfield.apps.retrieval.encoder import TruncatedText, fingerprint_differenc
 from farfield.apps.retrieval.filters import Filter
 from farfield.apps.retrieval.loading import load_view
 from farfield.apps.retrieval.postings import Words
+from farfield.apps.retrieval.segment import FOLDER, Segment
 from farfield.apps.retrieval.store import SOLE, WHOLE, Row, Store, Vectors, insert_unworded, remove
 from farfield.apps.retrieval.view import View
 from farfield.apps.training.errors import UserError
@@ -65,6 +67,7 @@ class Collection:
         self._encoders: dict[str, Encoder] = {}
         self._merge_at = merge_at
         self._refreshing = threading.Lock()
+        self._ready: dict[str, Segment] = {}
         self._merger: threading.Thread | None = None
         self._merging = threading.Lock()
         self.merge_error: Exception | None = None
@@ -139,7 +142,7 @@ class Collection:
             behind = self.store.meta("version") != self._view.version
         if behind and self._refreshing.acquire(blocking=False):
             try:
-                self._view = load_view(self.store, self._view, self.device)
+                self._view = load_view(self.store, self._view, self.device, self._ready)
             finally:
                 self._refreshing.release()
         return self._view
@@ -147,8 +150,18 @@ class Collection:
     def refresh(self) -> View:
         """The state of now: everything that was committed before the call is in it."""
         with self._refreshing:
-            self._view = load_view(self.store, self._view, self.device)
+            self._view = load_view(self.store, self._view, self.device, self._ready)
         return self._view
+
+    @contextmanager
+    def prepared(self, made: tuple[str, str] | None) -> Iterator[Segment | None]:
+        """A segment (name, digest) that was written, opened before it is listed: nobody waits for that then."""
+        segment = None if made is None else Segment(self.folder / FOLDER / made[0], made[1], self.device)
+        self._ready = {} if segment is None else {segment.name: segment}
+        try:
+            yield segment
+        finally:
+            self._ready = {}
 
     @property
     def encoder(self) -> Encoder:
@@ -308,12 +321,13 @@ class Collection:
             self._merger.start()
 
     def _merge(self) -> None:
-        from farfield.apps.retrieval.maintain import alone, merge
+        from farfield.apps.retrieval.maintain import alone, merge, quietly
 
         try:
-            merge(self)
-            with alone(self.folder, patience=60.0):
-                postings.tidy(self.store)
+            with quietly():
+                merge(self)
+                with alone(self.folder, patience=60.0):
+                    postings.tidy(self.store)
             self.merge_error = None
         except (UserError, OSError) as error:
             # Searches go on with what is in memory; the next write tries again.

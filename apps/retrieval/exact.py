@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Live = NDArray[np.bool_]
-# Vectors of one step: 16 MiB at d = 256.
-BLOCK = 16_384
+# Vectors, scores and numbers read from a file that are held at once.
+BLOCK, SCORES, NUMBERS = 16_384, 2**18, 2**18
+# Queries up to which products are summed in the caller's thread: those of BLAS wait for each other where threads share
+# it, also for a merge in the background.
+FEW = 4
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def scan(
         live: (n,) rows that may be found; None is all.
         rows: Only these, in rising order; None is all.
     Returns: Scores and rows (m, k), best first, equal scores by row; row -1 and score -inf where there is no more.
-    Complexity: O(m n d) time, O(m (BLOCK + k)) memory beside the vectors.
+    Complexity: O(m n d) time, O(BLOCK + SCORES + m k) memory beside the vectors.
     """
     live = live.mask if isinstance(live, Chosen) else live
     if rows is not None and live is not None:
@@ -73,11 +76,14 @@ def scan(
     total = len(vectors) if rows is None else len(rows)
     scores = np.full((len(queries), 0), -np.inf, np.float32)
     found = np.full((len(queries), 0), -1, np.int64)
-    for begin in range(0, total, BLOCK):
-        end = min(begin + BLOCK, total)
+    step = max(1, min(BLOCK, max(k, SCORES // max(len(queries), 1))))
+    if not isinstance(vectors, np.ndarray):
+        step = min(step, at_once(vectors.shape[1]))
+    for begin in range(0, total, step):
+        end = min(begin + step, total)
         at = np.arange(begin, end) if rows is None else rows[begin:end]
         block = vectors[begin:end] if rows is None else vectors[at]
-        new = queries @ np.asarray(block).T
+        new = products(np.asarray(block), queries)
         if live is not None and rows is None:
             new[:, ~live[begin:end]] = -np.inf
         scores, found = best(
@@ -86,6 +92,18 @@ def scan(
             k,
         )
     return padded(scores, found, k)
+
+
+def at_once(d: int) -> int:
+    """Rows of width d that are read from a file at once."""
+    return max(1, NUMBERS // d)
+
+
+def products(vectors: Vectors, queries: Vectors) -> Vectors:
+    """Inner products (m, n)."""
+    if 0 < len(queries) <= FEW:
+        return np.stack([np.einsum("nd,d->n", vectors, query) for query in queries])
+    return np.asarray(queries @ vectors.T)
 
 
 def best(scores: Vectors, rows: Rows, k: int) -> tuple[Vectors, Rows]:

@@ -12,13 +12,15 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
+from farfield.apps.retrieval.ann import one_thread
 from farfield.apps.retrieval.collection import Collection, digest_of, vector_rows
 from farfield.apps.retrieval.exact import Rows
 from farfield.apps.retrieval.loading import checked
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 LOCK = "maintenance.lock"
 # A segment up to this many times as large as what is merged already is merged with it.
 GROWTH = 2
-# Documents read at once from the store.
+# Documents, and vectors of them, read at once from the store.
 BATCH = 256
 # Documents that a migration encodes in one transaction.
 ENCODED = 16
@@ -68,7 +70,7 @@ def alone(folder: Path, patience: float = 0.0) -> Iterator[None]:
 def merge(collection: Collection, progress: Progress | None = None) -> None:
     """Make a segment of the vectors in memory and of segments that are not much larger.
 
-    Complexity: A vector is rewritten O(log n) times while an index grows to n. Memory: one segment's FAISS index.
+    Complexity: A vector is rewritten O(log n) times while an index grows to n. Memory: that of `ann.build`.
     """
     with alone(collection.folder, patience=60.0):
         view = collection.refresh()
@@ -167,19 +169,25 @@ def migrate(
             docs = np.array([d for (d,) in db.execute("SELECT doc FROM documents ORDER BY doc")], np.int64)
             high = int(db.execute("SELECT coalesce(max(vector), 0) FROM vectors").fetchone()[0])
         made = _made(store, number, docs, store.meta("kind"), progress)
-        while True:
-            with store.writing() as db:
-                if db.execute(f"SELECT EXISTS ({MISSING})", [number, 0]).fetchone()[0] == 0:
-                    for name in old:
-                        db.execute("DELETE FROM segments WHERE name = ?", [name])
-                    if made is not None:
-                        db.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", [made[0], number, high, made[1]])
-                    db.execute("UPDATE meta SET value = ? WHERE key = 'encoder'", [number])
-                    db.execute("DELETE FROM meta WHERE key = 'next'")
-                    break
-            _encode_missing(collection, number, encoder, progress)
-        collection.refresh()
+        with collection.prepared(made):
+            while not _switched(store, number, made, high, old):
+                _encode_missing(collection, number, encoder, progress)
+            collection.refresh()
         clean(store)
+
+
+def _switched(store: Store, number: int, made: tuple[str, str] | None, high: int, old: Sequence[str]) -> bool:
+    """Let another encoder serve, unless a document has no vector of it."""
+    with store.writing() as db:
+        if db.execute(f"SELECT EXISTS ({MISSING})", [number, 0]).fetchone()[0]:
+            return False
+        for name in old:
+            db.execute("DELETE FROM segments WHERE name = ?", [name])
+        if made is not None:
+            db.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", [made[0], number, high, made[1]])
+        db.execute("UPDATE meta SET value = ? WHERE key = 'encoder'", [number])
+        db.execute("DELETE FROM meta WHERE key = 'next'")
+    return True
 
 
 MISSING = (
@@ -209,6 +217,13 @@ def _encode_missing(collection: Collection, number: int, encoder: Encoder, progr
             progress(min(done, total), total)
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """What runs inside takes one thread, also in BLAS: searches would wait for products that share its threads."""
+    with threadpool_limits(1, "blas"), one_thread():
+        yield
+
+
 def _give_back() -> None:
     """Memory that threads have freed, to the system: glibc keeps it for their next, which are other threads."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -221,15 +236,20 @@ def _rewrite(collection: Collection, names: list[str], kind: str | None, progres
     view, store = collection.view(), collection.store
     docs = [part.docs for part in view.parts if not isinstance(part, Segment) or part.name in names]
     made = _made(store, view.encoder, np.unique(np.concatenate(docs)), kind or store.meta("kind"), progress)
-    with store.writing() as db:
-        if db.execute("SELECT value FROM meta WHERE key = 'encoder'").fetchone()[0] != view.encoder:
-            raise UserError(f"{store.folder}: the encoder changed meanwhile; try again")
-        for name in names:
-            db.execute("DELETE FROM segments WHERE name = ?", [name])
-        if made is not None:
-            db.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", [made[0], view.encoder, view.last_vector, made[1]])
-        _clear_tombstones(store, db, view.last_tombstone)
-    collection.refresh()
+    kept = [part for part in view.parts if isinstance(part, Segment) and part.name not in names]
+    with collection.prepared(made) as segment:
+        opened = kept if segment is None else [*kept, segment]
+        gone = _forgotten(store, names, opened, view.last_tombstone)
+        with store.writing() as db:
+            if db.execute("SELECT value FROM meta WHERE key = 'encoder'").fetchone()[0] != view.encoder:
+                raise UserError(f"{store.folder}: the encoder changed meanwhile; try again")
+            for name in names:
+                db.execute("DELETE FROM segments WHERE name = ?", [name])
+            if made is not None:
+                row = (made[0], view.encoder, view.last_vector, made[1])
+                db.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", row)
+            db.executemany("DELETE FROM tombstones WHERE seq = ?", gone)
+        collection.refresh()
     clean(store)
     _give_back()
 
@@ -258,22 +278,34 @@ def _blocks(store: Store, encoder: int, docs: Rows, d: int) -> Iterator[Block]:
     )
     for begin in range(0, len(docs), BATCH):
         wanted = docs[begin : begin + BATCH]
-        rows = store.db.execute(query, [int(wanted[0]), int(wanted[-1]), encoder]).fetchall()
-        inside = np.isin(np.array([row[0] for row in rows], np.int64), wanted)
-        rows = [row for row, there in zip(rows, inside, strict=True) if there]
-        if rows:
-            yield checked(store, rows, d)
+        cursor = store.db.execute(query, [int(wanted[0]), int(wanted[-1]), encoder])
+        while rows := cursor.fetchmany(BATCH):
+            inside = np.isin(np.array([row[0] for row in rows], np.int64), wanted)
+            rows = [row for row, there in zip(rows, inside, strict=True) if there]
+            if rows:
+                yield checked(store, rows, d)
 
 
-def _clear_tombstones(store: Store, db: sqlite3.Connection, last: int) -> None:
-    """Forget deleted documents that are in no segment; later ones may be in the segment just written."""
-    dead = np.array([d for (d,) in db.execute("SELECT doc FROM tombstones WHERE seq <= ?", [last])], np.int64)
-    kept: list[Rows] = [np.empty(0, np.int64)]
-    for (name,) in db.execute("SELECT name FROM segments"):
-        numbers = np.fromfile(store.folder / FOLDER / name / ROWS, np.int64).reshape(-1, 2)
-        kept.append(np.intersect1d(dead, numbers[:, 0]))
-    gone = np.setdiff1d(dead, np.concatenate(kept))
-    db.executemany("DELETE FROM tombstones WHERE doc = ? AND seq <= ?", ((int(doc), last) for doc in gone))
+def _forgotten(store: Store, dropped: Sequence[str], opened: Sequence[Segment], last: int) -> list[tuple[int]]:
+    """Tombstones up to one whose documents will be in no segment; later ones may be in the segment just written.
+
+    Args:
+        dropped: Segments that are about to go.
+        opened: Those that are open, among them the one about to come.
+    """
+    rows = store.db.execute("SELECT seq, doc FROM tombstones WHERE seq <= ?", [last]).fetchall()
+    if not rows:
+        return []
+    held = [segment.docs for segment in opened]
+    known = {*dropped, *(segment.name for segment in opened)}
+    for (name,) in store.db.execute("SELECT name FROM segments").fetchall():
+        if name not in known:
+            held.append(np.fromfile(store.folder / FOLDER / name / ROWS, np.int64).reshape(-1, 2)[:, 0])
+    seqs, dead = np.array(rows, np.int64).T
+    there = np.zeros(len(dead), np.bool_)
+    for docs in held:
+        there |= docs[np.minimum(docs.searchsorted(dead), len(docs) - 1)] == dead
+    return [(int(seq),) for seq in seqs[~there]]
 
 
 def clean(store: Store) -> list[Path]:

@@ -5,17 +5,22 @@ Shapes: n vectors, m queries, d width, k results.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from farfield.apps.retrieval.ann import one_thread
-from farfield.apps.retrieval.exact import Chosen, Live, Rows, Vectors, padded, scan
+from farfield.apps.retrieval.exact import Chosen, Live, Rows, Vectors, at_once, padded, scan
+from farfield.apps.retrieval.paced_file import PacedFile
+from farfield.apps.retrieval.stored_rows import StoredRows
 
 # Its stubs know another interface than its Python module has.
 faiss: Any = import_module("faiss")
-BLOCK = 1024
+Bounds = dict[str, float]
 # Below this many numbers a product of all is as quick.
 SMALL = 2**20
 # From this many queries on one matrix product of all is as quick.
@@ -35,26 +40,20 @@ class QuickScan:
 
     Args:
         vectors: (n, d), at most of unit length.
+        file: Their copy in bytes, which is mapped; None makes it in memory.
+        bounds: What `build` returned with that file.
     """
 
-    def __init__(self, vectors: Vectors) -> None:
+    def __init__(self, vectors: Vectors, file: Path | None = None, bounds: Bounds | None = None) -> None:
         self._vectors = vectors
-        n, d = vectors.shape
         self._codes: Any = None
-        if n * d < SMALL:
-            return
-        largest = max(float(np.abs(vectors[begin : begin + BLOCK]).max()) for begin in range(0, n, BLOCK))
-        self._scale = 127.0 / max(largest, 1e-9)
-        self._length = self._error = 0.0
-        self._codes = faiss.IndexScalarQuantizer(
-            d, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
-        )
-        for begin in range(0, n, BLOCK):
-            block = np.asarray(vectors[begin : begin + BLOCK], np.float32)
-            rough = np.rint(block * self._scale).astype(np.float32)
-            self._codes.add(rough)
-            self._length = max(self._length, _longest(block))
-            self._error = max(self._error, _longest(block - rough / self._scale))
+        if file is not None and bounds is not None:
+            self._codes = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+        elif vectors.size >= SMALL:
+            self._codes = _empty(vectors.shape[1])
+            bounds = _rounded(vectors, lambda rough: self._codes.add(rough.astype(np.float32)))
+        if bounds is not None:
+            self._scale, self._length, self._error = bounds["scale"], bounds["length"], bounds["error"]
 
     def __call__(self, queries: Vectors, k: int, live: Live | Chosen | None = None) -> Rows:
         """Rows (m, k), best first, equal scores by row; -1 where there is no more."""
@@ -85,6 +84,39 @@ class QuickScan:
                 return found
         found = scan(self._vectors, query[None], k, live=chosen)[1][0]
         return found
+
+
+def build(vectors: StoredRows, path: Path) -> Bounds | None:
+    """Write the copy in bytes of vectors, some at a time, as FAISS writes it; None where they are too few for one."""
+    n, d = vectors.shape
+    if n * d < SMALL:
+        return None
+    head = faiss.serialize_index(_empty(d)).tobytes()
+    with PacedFile(path) as file:
+        # The number of rows stands behind name and width, that of bytes at the end of an empty index.
+        head = head[:8] + struct.pack("<Q", n) + head[16:-8] + struct.pack("<Q", n * d)
+        file.write(np.frombuffer(head, np.uint8))
+        return _rounded(vectors, lambda rough: file.write((rough + 128).astype(np.uint8)))
+
+
+def _empty(d: int) -> Any:
+    return faiss.IndexScalarQuantizer(d, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT)
+
+
+def _rounded(vectors: Vectors | StoredRows, add: Callable[[Vectors], None]) -> Bounds:
+    """Hand rows on as whole numbers of a byte; returns their scale, the largest length of a row and of its error."""
+    n, d = vectors.shape
+    step = at_once(d)
+    largest = max(float(np.abs(vectors[begin : begin + step]).max()) for begin in range(0, n, step))
+    scale = 127.0 / max(largest, 1e-9)
+    length = error = 0.0
+    for begin in range(0, n, step):
+        block = np.asarray(vectors[begin : begin + step], np.float32)
+        rough = np.rint(block * scale)
+        add(rough)
+        length = max(length, _longest(block))
+        error = max(error, _longest(block - rough / scale))
+    return {"scale": scale, "length": length, "error": error}
 
 
 def _longest(vectors: Vectors) -> float:

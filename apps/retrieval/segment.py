@@ -1,7 +1,9 @@
 """A segment: vectors of many documents in a folder that never changes, with the checksum of each file.
 
 Rows are in the order of (document, window). Files: rows.i64 (n, 2) document and window; vectors.f32 (n, d), or inside
-index.faiss for hnsw; index.faiss for all kinds but flat; manifest.json.
+index.faiss for hnsw; index.faiss for all kinds but flat, with lists.bin for ivf-flat and ivf-pq; scan.faiss, a byte a
+number, for flat of some size; manifest.json. Format 1 had no lists.bin, its lists were in index.faiss, and no
+scan.faiss; it is still read.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,17 @@ from numpy.typing import NDArray
 
 from farfield.apps.retrieval import ann
 from farfield.apps.retrieval.exact import Chosen, DeviceScan, Live, Rows, Vectors
+from farfield.apps.retrieval.paced_file import PacedFile
 from farfield.apps.retrieval.quick_scan import QuickScan
+from farfield.apps.retrieval.quick_scan import build as build_scan
 from farfield.apps.retrieval.store import Damaged
 from farfield.apps.retrieval.stored_rows import StoredRows
 from farfield.apps.training.atomic import atomic_folder
 from farfield.apps.training.errors import UserError
 
 FOLDER = "segments"
-MANIFEST, VECTORS, ROWS, INDEX = "manifest.json", "vectors.f32", "rows.i64", "index.faiss"
-FORMAT = 1
+MANIFEST, VECTORS, ROWS, INDEX, SCAN = "manifest.json", "vectors.f32", "rows.i64", "index.faiss", "scan.faiss"
+FORMAT, READ = 2, (1, 2)
 # Larger files are compared with their checksum by action=verify only, so that opening stays quick.
 CHECKED_AT_OPENING = 2**28
 Block = tuple[NDArray[np.int64], NDArray[np.int64], Vectors]
@@ -50,19 +54,21 @@ def write(
     try:
         with atomic_folder(folder / FOLDER / name) as temporary:
             rows = 0
-            with (temporary / VECTORS).open("wb") as data, (temporary / ROWS).open("wb") as numbers:
+            with PacedFile(temporary / VECTORS) as data, PacedFile(temporary / ROWS) as numbers:
                 for docs, windows, vectors in blocks:
                     rows += len(docs)
-                    np.ascontiguousarray(vectors, np.float32).tofile(data)
-                    np.stack([docs, windows], axis=1).astype(np.int64).tofile(numbers)
-            params: dict[str, int] = {}
+                    data.write(np.asarray(vectors, np.float32))
+                    numbers.write(np.stack([docs, windows], axis=1).astype(np.int64))
+            params: Mapping[str, float] | None
             kind = ann.choose(kind, rows)
-            if kind != "flat":
-                stored = StoredRows(temporary / VECTORS, d)
+            stored = StoredRows(temporary / VECTORS, d)
+            if kind == "flat":
+                params = build_scan(stored, temporary / SCAN)
+            else:
                 params = ann.build(kind, stored, temporary / INDEX, seed=seed, progress=progress)
             if kind == "hnsw":
                 (temporary / VECTORS).unlink()
-            about = {"format": FORMAT, "encoder": encoder, "kind": kind, "rows": rows, "d": d, "params": params}
+            about = {"format": FORMAT, "encoder": encoder, "kind": kind, "rows": rows, "d": d, "params": params or {}}
             files = {
                 path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
                 for path in sorted(temporary.iterdir())
@@ -109,7 +115,10 @@ class Segment:
             # A plain view of the map: each index of a memmap costs microseconds.
             self.vectors = np.asarray(np.memmap(path / VECTORS, np.float32, "r", shape=(self.n, self.d)))
         self._device = None if device == "cpu" else DeviceScan(self.vectors, device)
-        self._scan = QuickScan(self.vectors) if device == "cpu" and self.kind == "flat" else None
+        self._scan: QuickScan | None = None
+        if device == "cpu" and self.kind == "flat":
+            scan = path / SCAN if SCAN in about["files"] else None
+            self._scan = QuickScan(self.vectors, scan, about["params"] or None)
 
     def propose(self, queries: Vectors, k: int, live: Live | Chosen | None, share: float) -> Rows:
         """At least k rows a query that are probably its best; see `Ann.propose`."""
@@ -153,8 +162,9 @@ def manifest(path: Path, digest: str) -> dict[str, Any]:
     if hashlib.sha256(data).hexdigest() != digest:
         raise damaged(file, "differs from its checksum")
     about: dict[str, Any] = json.loads(data)
-    if about["format"] != FORMAT:
-        raise UserError(f"{file}: format {about['format']} came, format {FORMAT} is accepted; build the index again")
+    if about["format"] not in READ:
+        read = " and ".join(str(one) for one in READ)
+        raise UserError(f"{file}: format {about['format']} came, formats {read} are accepted; build the index again")
     return about
 
 
@@ -182,6 +192,6 @@ def sha256(path: Path) -> str:
     """Digest of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while data := file.read(2**22):
+        while data := file.read(2**20):
             digest.update(data)
     return digest.hexdigest()

@@ -1,14 +1,16 @@
+import hashlib
 import json
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farfield.apps.retrieval import ann, clustering
+from farfield.apps.retrieval import ann, clustering, inverted_lists, quick_scan
 from farfield.apps.retrieval.exact import Chosen, scan
 from farfield.apps.retrieval.quick_scan import QuickScan
-from farfield.apps.retrieval.segment import Segment, write
+from farfield.apps.retrieval.segment import Segment, sha256, write
 from farfield.apps.retrieval.store import Damaged
 from farfield.apps.retrieval.stored_rows import StoredRows
 
@@ -91,13 +93,14 @@ def test_vectors_stay_in_their_file(built):
     assert built.kind == "hnsw" or isinstance(built.vectors.base, np.memmap)
 
 
-def test_a_flipped_byte_of_an_index_is_named(tmp_path, vectors):
+@pytest.mark.parametrize("file", ["index.faiss", "lists.bin"])
+def test_a_flipped_byte_of_an_index_is_named(tmp_path, vectors, file):
     name, digest = write(tmp_path, blocks(vectors[:2000]), d=96, encoder="0" * 64, kind="ivf-pq")
-    file = tmp_path / "segments" / name / "index.faiss"
+    file = tmp_path / "segments" / name / file
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(Damaged, match=r"index\.faiss"):
+    with pytest.raises(Damaged, match=file.name):
         Segment(tmp_path / "segments" / name, digest)
 
 
@@ -109,7 +112,77 @@ def test_the_kind_follows_the_number_of_rows():
 
 def test_codes_are_a_fraction_of_the_vectors(built):
     files = json.loads((built.path / "manifest.json").read_text())["files"]
-    assert built.kind != "ivf-pq" or files["index.faiss"]["bytes"] < 0.4 * files["vectors.f32"]["bytes"]
+    codes = sum(files[name]["bytes"] for name in ("index.faiss", "lists.bin") if name in files)
+    assert built.kind != "ivf-pq" or codes < 0.4 * files["vectors.f32"]["bytes"]
+
+
+def test_nothing_that_was_in_between_is_left(built):
+    lists = set() if built.kind == "hnsw" else {"lists.bin", "vectors.f32"}
+    assert {path.name for path in built.path.iterdir()} == {"index.faiss", "rows.i64", "manifest.json"} | lists
+
+
+@pytest.mark.parametrize("m", [1, 8, 30, 31])
+def test_codes_lie_as_faiss_packs_them(m):
+    x = clusters(700, 2 * m, seed=8) if m != 31 else clusters(700, m, seed=8)
+    index = faiss.IndexIVFPQFastScan(faiss.IndexFlatIP(x.shape[1]), x.shape[1], 3, m, 4, faiss.METRIC_INNER_PRODUCT)
+    index.train(x)
+    index.by_residual = False
+    index.add(x)
+    lists = faiss.downcast_InvertedLists(index.invlists)
+    for one in range(3):
+        rows = faiss.rev_swig_ptr(lists.get_ids(one), lists.list_size(one))
+        packed = inverted_lists.fast_blocks(index.pq.compute_codes(x[rows]))
+        assert len(packed) == -(-len(rows) // 32) * 32
+        assert np.array_equal(faiss.rev_swig_ptr(lists.get_codes(one), packed.size), packed.ravel())
+
+
+@pytest.mark.parametrize("kind", ["ivf-flat", "ivf-pq"])
+def test_lists_that_are_mapped_answer_as_those_that_faiss_keeps_in_memory(
+    kind, tmp_path, vectors, queries, monkeypatch
+):
+    # Few bytes at once: many looks at the codes.
+    monkeypatch.setattr(inverted_lists, "AT_ONCE", 4096)
+    name, digest = write(tmp_path, blocks(vectors), d=96, encoder="0" * 64, kind=kind)
+    mapped = Segment(tmp_path / "segments" / name, digest)
+    whole = faiss.read_index(str(mapped.path / "index.faiss"))
+    assert whole.ntotal == len(vectors)
+    whole.reset()
+    whole.add(vectors)
+    faiss.extract_index_ivf(whole).nprobe = 5
+    scores, rows = whole.search(queries, 20)
+    ours, found = mapped._ann.index.search(queries, 20, params=faiss.SearchParametersIVF(nprobe=5))
+    # A row whose nearest two centres are equally near may lie in either.
+    assert recall(found, rows) > 0.999
+    np.testing.assert_allclose(ours, scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf-flat", "ivf-pq"])
+def test_a_segment_of_format_1_is_still_read(kind, tmp_path, queries):
+    vectors = clusters(12_000, 96, seed=9)
+    name, digest = write(tmp_path, blocks(vectors), d=96, encoder="0" * 64, kind=kind)
+    path = tmp_path / "segments" / name
+    found = best(Segment(path, digest), queries, 10)
+    about = json.loads((path / "manifest.json").read_text())
+    assert about["format"] == 2
+    if kind == "flat":
+        (path / "scan.faiss").unlink()
+        about["params"] = {}
+    else:
+        inside = faiss.read_index(str(path / "index.faiss"))
+        inside.reset()
+        inside.add(vectors)
+        faiss.write_index(inside, str(path / "index.faiss"))
+        (path / "lists.bin").unlink()
+        about["files"]["index.faiss"] = {
+            "bytes": (path / "index.faiss").stat().st_size,
+            "sha256": sha256(path / "index.faiss"),
+        }
+    for file in ("lists.bin", "scan.faiss"):
+        about["files"].pop(file, None)
+    text = json.dumps(about | {"format": 1})
+    (path / "manifest.json").write_text(text)
+    old = Segment(path, hashlib.sha256(text.encode()).hexdigest())
+    assert recall(best(old, queries, 10), found) > 0.999
 
 
 @pytest.mark.parametrize("kind", LISTED)
@@ -133,6 +206,16 @@ def test_quick_scan_is_exact(n, k):
     np.testing.assert_allclose(products[there], scores[there], atol=1e-6)
 
 
+def test_quick_scan_is_mapped_from_the_file_that_faiss_would_write(tmp_path):
+    x, queries = clusters(12_000, 100, seed=4), clusters(5, 100, seed=5)
+    x.tofile(tmp_path / "rows")
+    bounds = quick_scan.build(StoredRows(tmp_path / "rows", 100), tmp_path / "scan")
+    inside = QuickScan(x)
+    faiss.write_index(inside._codes, str(tmp_path / "whole"))
+    assert (tmp_path / "scan").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert np.array_equal(QuickScan(x, tmp_path / "scan", bounds)(queries, 10), inside(queries, 10))
+
+
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0, 1), st.sampled_from([1e-4, 0.05, 1.0]))
 def test_quick_scan_proves_its_answer_where_scores_lie_close(seed, share, spread):
@@ -154,7 +237,7 @@ def test_reduction_keeps_lengths_of_what_it_spans():
     rng = np.random.default_rng(6)
     basis, _ = np.linalg.qr(rng.standard_normal((300, 40)))
     x = (rng.standard_normal((500, 40)) @ basis.T).astype(np.float32)
-    turn = clustering.reduction(x, seed=0)
+    turn = clustering.reduction([x[:300], x[300:]], 300, seed=0)
     assert turn.shape == (300, 64)
     np.testing.assert_allclose(turn.T @ turn, np.eye(64), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(x @ turn, axis=1), np.linalg.norm(x, axis=1), rtol=1e-4)
