@@ -4,8 +4,7 @@ Shapes: B series; N cells of order r; full (B, N (r - 1) + 2), a data vector wit
 (B or 1, N + 1); x (B or 1, Q); v (B, N + 1), the values at the knots.
 """
 
-import functools
-import importlib.util
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,20 +13,18 @@ from torch import Tensor
 from ..banded.batch import broadcast
 from .cell import gauss
 from .ends import Ends, end_values
+from .kernel_cuda import Plan, launch_backward, launch_forward
 
 if TYPE_CHECKING:
     from .op import Call
 
-# Cells that one row of a kernel's tile holds.
+# Cells that a warp holds of one series.
 CELLS = 256
 
 
-@functools.cache
-def constants(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Nodes, weights, D0 and D1 of a Gauss cell, (4, r + 1)."""
-    cell = gauss(order)
-    table = torch.stack([cell.nodes, cell.weights, cell.derivative[0], cell.derivative[-1]])
-    return table.to(device, dtype).contiguous()
+def plan(full: Tensor, knots: Tensor, order: int, left_slope: bool, right_slope: bool, derivative: int) -> Plan:
+    """The kernel of a call."""
+    return Plan(order, left_slope, right_slope, derivative, full.dtype == torch.float64, knots.shape[-1] - 1)
 
 
 @torch.library.custom_op("farfield::spline_interpolate", mutates_args=())
@@ -35,12 +32,8 @@ def forward(
     full: Tensor, knots: Tensor, x: Tensor, order: int, left_slope: bool, right_slope: bool, derivative: int
 ) -> tuple[Tensor, Tensor]:
     """S(x) (B, Q) and v (B, N + 1)."""
-    from .kernel_triton import launch_forward
-
     y, v = x.new_empty(full.shape[0], x.shape[-1]), full.new_empty(full.shape[0], knots.shape[-1])
-    launch_forward(
-        full, knots, x, constants(order, full.dtype, full.device), y, v, order, left_slope, right_slope, derivative
-    )
+    launch_forward(plan(full, knots, order, left_slope, right_slope, derivative), full, knots, x, y, v)
     return y, v
 
 
@@ -64,13 +57,10 @@ def backward(
     derivative: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of full (B, ..), of the knots (B, N + 1) and of x (B, Q), for every series."""
-    from .kernel_triton import launch_backward
-
     d_full, d_knots = torch.empty_like(full), full.new_empty(full.shape[0], knots.shape[-1])
     d_x = torch.empty_like(g)
-    table = constants(order, full.dtype, full.device)
     outputs = (d_full, d_knots, d_x)
-    launch_backward(g, full, knots, x, v, table, outputs, order, left_slope, right_slope, derivative)
+    launch_backward(plan(full, knots, order, left_slope, right_slope, derivative), g, full, knots, x, v, outputs)
     return outputs
 
 
@@ -117,31 +107,37 @@ def interpolate(data: Tensor, knots: Tensor, x: Tensor, order: int, ends: Ends, 
             values.append(end_values(y, knots.diff(), cell, order, False)[..., None])
         lead = broadcast(*(t.shape[:-1] for t in values))
         full = torch.cat([t.expand(*lead, t.shape[-1]) for t in values], -1)
-    rows = full.expand(*batch, full.shape[-1]).reshape(-1, full.shape[-1]).contiguous()
+    rows = full.expand(*batch, full.shape[-1]).reshape(batch.numel(), full.shape[-1]).contiguous()
 
     def flat(t: Tensor) -> Tensor:
         # One row serves all series; otherwise each has its own.
         if t.shape[:-1].numel() == 1:
             return t.reshape(1, t.shape[-1]).contiguous()
-        return t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]).contiguous()
+        return t.expand(*batch, t.shape[-1]).reshape(batch.numel(), t.shape[-1]).contiguous()
 
     slopes = (ends.left == "neumann", ends.right == "neumann")
     out: Tensor = forward(rows, flat(knots), flat(x), order, *slopes, derivative)[0]
     return out.reshape(*batch, x.shape[-1])
 
 
+def absent(device: str) -> str | None:
+    """What a device lacks to run the kernels."""
+    if device != "cuda":
+        return f"data are on {device}; the kernel runs on NVIDIA GPUs, take impl='torch'."
+    if find_spec("cuda") is None or find_spec("cuda.core") is None:
+        return "the package cuda-core is missing: pip install 'farfield[cuda]', or take impl='torch'."
+    return None
+
+
 def refuses(call: "Call") -> str | None:
     """Why the kernel cannot run a call."""
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed; take impl='torch'."
-    from .kernel_triton import interpreted
-
-    if call.device != "cuda" and not interpreted():
-        return f"data are on {call.device}; the kernel runs on NVIDIA GPUs, take impl='torch'."
+    missing = absent(call.device)
+    if missing is not None:
+        return missing
     if not call.gauss or call.ends.periodic:
         return "points of one's own and periodic ends have no kernel; take impl='torch'."
     if call.cells > CELLS:
-        return f"{call.cells} cells; the kernel holds up to {CELLS} in a row, take impl='torch'."
-    if call.numbers >= 2**28:
-        return "2^28 numbers or more; take impl='torch', or fewer series at once."
+        return f"{call.cells} cells; the kernel holds up to {CELLS} in a warp, take impl='torch'."
+    if call.numbers >= 2**31:
+        return "2^31 numbers or more; take impl='torch', or fewer series at once."
     return None
