@@ -84,7 +84,7 @@ def refuses_torch(call: Call) -> str | None:
 
 REGISTRY: Registry[Call, Run] = Registry("SplineCollocation")
 REGISTRY.register(Implementation("operator", run_operator, refuses_operator))
-REGISTRY.register(Implementation("triton", run_fused, refuses_fused))
+REGISTRY.register(Implementation("cuda", run_fused, refuses_fused))
 REGISTRY.register(Implementation("torch", run_torch, refuses_torch))
 
 
@@ -224,7 +224,7 @@ class SplineCollocation:
 
         Args:
             data, x, derivative: As for `fit` and `evaluate`; float16 and bfloat16 data are computed in float32.
-            impl: "auto", "operator" (one GEMM), "triton" (solve and evaluation fused, on a GPU) or "torch".
+            impl: "auto", "operator" (one GEMM), "cuda" (solve and evaluation fused, on a GPU) or "torch".
         Returns: (..., Q) in the dtype of data.
         Raises: as `fit` and `evaluate`. KernelUnavailable: impl cannot run the call.
         """
