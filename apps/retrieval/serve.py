@@ -17,6 +17,7 @@ from farfield.apps.retrieval.service import service
 from farfield.apps.retrieval.service_guard import Limits, Meter
 from farfield.apps.retrieval.serving_encoder import ServingEncoder, Unloadable
 from farfield.apps.training.errors import UserError
+from farfield.apps.training.memory import kept_memory
 
 log = logging.getLogger(__name__)
 TOKEN = "FARFIELD_TOKEN"
@@ -93,7 +94,8 @@ def serve(
         loading = threading.Thread(target=warm, name="loading")
         loading.start()
         try:
-            server.run()
+            with kept_memory():
+                server.run()
         except SystemExit as error:
             raise UserError(f"port={port}: it cannot be listened on at {host}; choose another") from error
         finally:

@@ -1,13 +1,15 @@
 """The service: search, documents, health, metrics, and embeddings as OpenAI's and TEI's clients ask for them."""
 
 # No postponed annotations: FastAPI reads those of the routes while they are defined.
+import asyncio
 import base64
 import logging
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import FastAPI, HTTPException, Path, Request
+from fastapi import FastAPI, HTTPException, Path, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
@@ -17,6 +19,7 @@ from farfield.apps.retrieval.collection import Collection
 from farfield.apps.retrieval.document import Document
 from farfield.apps.retrieval.encoder import TruncatedText
 from farfield.apps.retrieval.page import PAGE, POLICY
+from farfield.apps.retrieval.search_threads import Search, SearchThreads
 from farfield.apps.retrieval.service_guard import UNDONE, Expired, Guard, Limits, Meter
 from farfield.apps.retrieval.serving_encoder import Unloadable
 from farfield.apps.retrieval.store import Damaged, Unavailable
@@ -147,13 +150,15 @@ def _held(collection: Collection, meter: Meter) -> dict[str, Any]:
 
 
 def _documents(app: FastAPI, collection: Collection, limits: Limits) -> None:
-    @app.post("/search")
-    def search(body: SearchBody) -> dict[str, Any]:
+    searches = SearchThreads(collection)
+
+    @app.post("/search", response_model=dict[str, Any])
+    async def search(body: SearchBody) -> Response:
         """The best documents, each with its best window, the window's characters and both cosines."""
         if len(body.query) * TOKENS_OF_A_CHARACTER > limits.tokens:
-            _check_tokens(collection, [body.query], limits)
-        hits = collection.search(body.query, body.k, mode=body.mode, by=body.by, filters=body.filters)
-        return {"hits": [asdict(hit) for hit in hits], "mode": body.mode, "by": body.by}
+            await run_in_threadpool(_check_tokens, collection, [body.query], limits)
+        answer = searches.ask(Search(body.query, body.k, body.mode, body.by, body.filters))
+        return Response(await asyncio.wrap_future(answer), media_type="application/json")
 
     @app.post("/documents")
     def write(body: DocumentsBody, request: Request) -> dict[str, Any]:
