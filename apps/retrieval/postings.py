@@ -12,8 +12,9 @@ import math
 import sqlite3
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -74,22 +75,29 @@ def add(db: sqlite3.Connection, counts: Mapping[int, Counter[str]]) -> None:
     Args:
         counts: `count` of each document, by its number.
     """
-    found: dict[str, list[int]] = {}
     lengths = [(doc, words.total()) for doc, words in counts.items()]
-    pairs = sum(map(len, counts.values()))
-    for doc, words in counts.items():
-        for word, times in words.items():
-            if word in found:
-                found[word] += (doc, times)
-            else:
-                found[word] = [doc, times]
     db.executemany("INSERT INTO lengths VALUES (?, ?)", lengths)
     _count(db, len(lengths), sum(words for _, words in lengths))
-    if pairs:
-        rows = {word: array("I", flat).tobytes() for word, flat in found.items()}
-        _insert(db, _new_run(db, pairs, array("I", counts).tobytes()), rows)
+    every = [word for words in counts.values() for word in words]
+    if every:
+        _insert(db, _new_run(db, len(every), array("I", counts).tobytes()), _by_word(counts, every))
         while (some := _alike(db)) and sum(of for _, of in some) <= MERGED_IN_WRITE:
             _merge(db, [run for run, _ in some])
+
+
+def _by_word(counts: Mapping[int, Counter[str]], every: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Each word with its packed pairs, words in rising order; `every` are the words of all documents, one by one."""
+    words = sorted(set(every))
+    places = {word: place for place, word in enumerate(words)}
+    of = np.fromiter(map(places.__getitem__, every), np.int64, len(every))
+    order = np.argsort(of, kind="stable")
+    pairs = np.empty(len(every), PAIR)
+    pairs["doc"] = np.repeat(np.fromiter(counts, np.int64), [len(words) for words in counts.values()])[order]
+    pairs["tf"] = np.fromiter(chain.from_iterable(words.values() for words in counts.values()), np.int64)[order]
+    data = pairs.tobytes()
+    ends = (np.cumsum(np.bincount(of)) * PAIR.itemsize).tolist()
+    for word, begin, end in zip(words, [0, *ends], ends, strict=False):
+        yield word, data[begin:end]
 
 
 def remove(db: sqlite3.Connection, doc: int) -> None:
@@ -277,8 +285,9 @@ def _new_run(db: sqlite3.Connection, pairs: int, docs: bytes) -> int:
     return int(db.execute("INSERT INTO runs (pairs, docs) VALUES (?, ?)", [pairs, docs]).lastrowid or 0)
 
 
-def _insert(db: sqlite3.Connection, run: int, rows: Mapping[str, bytes]) -> None:
-    db.executemany("INSERT INTO postings VALUES (?, ?, ?)", ((run, word, rows[word]) for word in sorted(rows)))
+def _insert(db: sqlite3.Connection, run: int, rows: Iterable[tuple[str, bytes]]) -> None:
+    """Write words with their pairs; the cheapest is the order of the words."""
+    db.executemany("INSERT INTO postings VALUES (?, ?, ?)", ((run, word, pairs) for word, pairs in rows))
 
 
 def _alike(db: sqlite3.Connection) -> list[tuple[int, int]]:
@@ -339,7 +348,7 @@ def _move(
         gone[dead] = True
         rows = {word: kept for word, data in rows.items() if (kept := _without(data, gone))}
     db.execute(f"DELETE FROM postings WHERE {where}", values)
-    _insert(db, made, rows)
+    _insert(db, made, sorted(rows.items()))
     return upto
 
 
