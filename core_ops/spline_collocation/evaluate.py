@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from ..banded.batch import broadcast
+from . import direct
 from .cell import QUADRATURE, Cell, basis
+from .lookup import CELLS, ROWS
+from .lookup import find as look_up
 
-# Up to so many inner knots a query's cell is counted, not searched, on a CPU (measured).
-COUNTED = 32
-# Numbers of a piece of series that is evaluated at once on a CPU: its temporaries stay in cache.
-PIECE = 2**17
+# From so many queries on they are looked up on a CPU; fewer are searched one by one (measured).
+LOOKED_UP = 2**12
 
 
 def pick(table: Tensor, index: Tensor) -> Tensor:
@@ -23,32 +24,21 @@ def pick(table: Tensor, index: Tensor) -> Tensor:
     return table.expand(*batch, table.shape[-1]).gather(-1, index.expand(*batch, index.shape[-1]))
 
 
-def find(inner: Tensor, x: Tensor) -> Tensor:
-    """How many of the inner knots (..., N - 1) are at most x, (Q) or (..., Q): the cell, the right one at a knot."""
-    if inner.dim() == 1:
-        return torch.searchsorted(inner.contiguous(), x.contiguous(), right=True)
-    plain = x.is_cuda or torch.compiler.is_compiling() or inner.shape[-1] == 0
-    if x.dim() == 1 and not plain:
-        # The fewer knots are looked up among the sorted queries, then counted along these.
-        ordered, order = x.sort()
-        first = torch.searchsorted(ordered, inner.contiguous())
-        steps = torch.zeros(*inner.shape[:-1], len(x) + 1, dtype=torch.int64)
-        counts = steps.scatter_add_(-1, first, torch.ones_like(first)).cumsum(-1)[..., :-1]
-        return counts if bool((order.diff() > 0).all()) else counts[..., order.argsort()]
-    batch = broadcast(inner.shape[:-1], x.shape[:-1])
-    inner, x = inner.expand(*batch, inner.shape[-1]), x.expand(*batch, x.shape[-1])
-    if plain or inner.shape[-1] > COUNTED:
-        return torch.searchsorted(inner.contiguous(), x.contiguous(), right=True)
-    # Vectorized sums, where a search waits for each comparison; sign(0) = 0 counts half, and is rounded up.
-    total, gap = torch.zeros_like(x), torch.empty_like(x)
-    for i in range(inner.shape[-1]):
-        total += torch.sub(x, inner[..., i : i + 1], out=gap).sign_()
-    return total.add_(inner.shape[-1] + 1).mul_(0.5).long()
+def find(knots: Tensor, x: Tensor) -> Tensor:
+    """The cell of every query, (Q) or (..., Q), between knots (..., N + 1): the right one at a knot."""
+    if knots.dim() == 1:
+        return torch.searchsorted(knots[1:-1].contiguous(), x.contiguous(), right=True)
+    batch = broadcast(knots.shape[:-1], x.shape[:-1])
+    knots, x = (t.expand(*batch, t.shape[-1]) for t in (knots, x))
+    plain = torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() < LOOKED_UP
+    if plain or batch.numel() > ROWS or knots.shape[-1] > CELLS:
+        return torch.searchsorted(knots[..., 1:-1].contiguous(), x.contiguous(), right=True)
+    return look_up(knots.reshape(-1, knots.shape[-1]), x.reshape(-1, x.shape[-1])).view(x.shape)
 
 
 def locate(knots: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """The cell of every x, and its place s in that cell, 0 at its start and 1 at its end."""
-    at = find(knots.detach()[..., 1:-1].to(x.dtype), x.detach())
+    at = find(knots.detach().to(x.dtype), x.detach())
     return at, (x - pick(knots[..., :-1], at)) * pick(1 / knots.diff(), at)
 
 
@@ -83,35 +73,14 @@ def differentiate(coeffs: Tensor, widths: Tensor, cell: Cell, order: int, times:
 
 def values(coeffs: Tensor, knots: Tensor, x: Tensor, cell: Cell, order: int, derivative: int) -> Tensor:
     """S(x), S'(x) or S''(x), (..., Q), in the dtype of coeffs."""
-    own = cell.nodes.dim() > 1
-    needs = torch.is_grad_enabled() and (coeffs.requires_grad or knots.requires_grad or x.requires_grad)
-    if not (own or needs or coeffs.is_cuda or torch.compiler.is_compiling()) and max(knots.dim(), x.dim()) > 1:
-        batch = broadcast(coeffs.shape[:-1], knots.shape[:-1], x.shape[:-1])
-        rows = max(1, PIECE // max(x.shape[-1], coeffs.shape[-1]))
-        if batch.numel() > rows:
-            return _in_pieces(coeffs, knots, x, cell, order, derivative, batch, rows)
-    return piece(coeffs, knots, x, cell, order, derivative)
-
-
-def _in_pieces(
-    coeffs: Tensor, knots: Tensor, x: Tensor, cell: Cell, order: int, derivative: int, batch: torch.Size, rows: int
-) -> Tensor:
-    flat = [t if t.dim() == 1 else t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in (coeffs, knots, x)]
-    y = coeffs.new_empty(batch.numel(), x.shape[-1])
-    for i in range(0, len(y), rows):
-        c, k, q = (t if t.dim() == 1 else t[i : i + rows] for t in flat)
-        y[i : i + rows] = piece(c, k, q, cell, order, derivative)
-    return y.reshape(*batch, x.shape[-1])
-
-
-def piece(coeffs: Tensor, knots: Tensor, x: Tensor, cell: Cell, order: int, derivative: int) -> Tensor:
-    """`values` of all series at once."""
+    table, stride = coeffs, order
+    if derivative > 0:
+        table = differentiate(coeffs, knots.diff().to(coeffs.dtype), cell, order, derivative)
+        stride = order + 1
+    if cell.nodes.dim() == 1 and max(knots.dim(), x.dim()) > 1 and direct.suits(knots.shape[-1], coeffs, knots, x):
+        return direct.values(table, stride, knots, x, order)
     at, s = locate(knots, x)
-    weights = local_basis(s.to(coeffs.dtype), at, cell)
-    if derivative == 0:
-        return combine(weights, coeffs, at, order)
-    table = differentiate(coeffs, knots.diff().to(coeffs.dtype), cell, order, derivative)
-    return combine(weights, table, at, order + 1)
+    return combine(local_basis(s.to(coeffs.dtype), at, cell), table, at, stride)
 
 
 def antiderivative(coeffs: Tensor, knots: Tensor, x: Tensor, cell: Cell, order: int) -> Tensor:

@@ -15,13 +15,14 @@ from torch import Tensor
 from ..banded.batch import broadcast
 from ..dispatch import Implementation, Registry
 from ..errors import DtypeError, ShapeError
+from . import direct
 from .cell import ORDERS, Cell, cell_of, gauss
 from .checks import check_finite, check_inside, check_knots, check_points, looks, unchanged, version
 from .ends import Ends, ends_of
 from .evaluate import antiderivative, values
 from .fused import interpolate as fused_interpolate
 from .fused import refuses as refuses_fused
-from .solve import knot_values, nodal, split
+from .solve import knot_values, narrow, nodal, split
 from .stencil import Stencils
 
 # Up to so many entries of a data vector, and of an operator, one GEMM is faster than solving and looking cells up.
@@ -63,7 +64,9 @@ def run_fused(spline: "SplineCollocation", data: Tensor, x: Tensor, derivative: 
 
 
 def run_torch(spline: "SplineCollocation", data: Tensor, x: Tensor, derivative: int) -> Tensor:
-    """Solve, then look every query's cell up."""
+    """Solve, then look every query's cell up; on a CPU without gradients in place, a block of series at a time."""
+    if derivative == 0 and max(spline.knots.dim(), x.dim()) > 1 and direct.solves(spline, data, x):
+        return direct.interpolate(data, spline.knots, x, spline.order, spline.ends)
     coeffs = spline.solve(data)
     return values(coeffs, spline.knots, x, spline.cell.to(data), spline.order, derivative)
 
@@ -86,14 +89,6 @@ REGISTRY: Registry[Call, Run] = Registry("SplineCollocation")
 REGISTRY.register(Implementation("operator", run_operator, refuses_operator))
 REGISTRY.register(Implementation("cuda", run_fused, refuses_fused))
 REGISTRY.register(Implementation("torch", run_torch, refuses_torch))
-
-
-def narrow(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float64 operator in a dtype. Its entries fall by rho_r a cell; those far below rounding are zero, not denormal.
-
-    Denormal numbers make a GEMM on a CPU twenty times slower.
-    """
-    return torch.where(matrix.abs() < torch.finfo(dtype).eps ** 3, 0, matrix).to(dtype)
 
 
 class SplineCollocation:
@@ -197,6 +192,8 @@ class SplineCollocation:
         if self.fixed and self.size <= OPERATOR_SIZE:
             _, y, _ = split(data, self.cells, self.order, self.ends)
             return nodal(data @ self._knot_operator(data), y)
+        if direct.solves(self, data):
+            return direct.fit(data, self.knots, self.order, self.ends)
         cell = self.cell.to(data)
         v = knot_values(data, self.knots.diff().to(data.dtype), cell, self.order, self.ends)
         return nodal(v, split(data, self.cells, self.order, self.ends)[1])

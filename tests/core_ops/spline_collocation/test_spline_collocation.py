@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from farfield.core_ops.errors import DomainError, DtypeError, KernelUnavailable, ShapeError
-from farfield.core_ops.spline_collocation import SplineCollocation, evaluate
+from farfield.core_ops.spline_collocation import SplineCollocation, direct, evaluate, lookup
 from farfield.core_ops.spline_collocation.cell import ORDERS, gauss
 from farfield.core_ops.spline_collocation.reference import spline_collocation_reference
 
@@ -86,6 +86,18 @@ def test_polynomials_are_reproduced_on_any_partition(ends: str | tuple[str, str]
     assert _relative(spline.integrate(coeffs, a, b), expected) < 1e-13
     whole = _polynomial(antiderivative, knots[-1]) - _polynomial(antiderivative, knots[0])
     assert _relative(spline.integrate(coeffs), whole) < 1e-12
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("ends", [*ENDS, ("free", "neumann"), ("neumann", "dirichlet")], ids=str)
+def test_polynomials_are_reproduced_on_one_cell(ends: str | tuple[str, str], order: int) -> None:
+    knots = _knots(3, 2)
+    spline = SplineCollocation(knots, order, ends=ends)
+    # A free end has r - 1 points.
+    c = _random(order - 1 if "free" in (spline.ends.left, spline.ends.right) else order + 1)
+    data, x = _data(spline, c), _queries(knots, 9)
+    for d in (data, data.clone().requires_grad_()):
+        assert _relative(spline(d, x).detach(), _polynomial(c, x)) < 1e-12
 
 
 @pytest.mark.parametrize(("cells", "order"), [(1, 2), (1, 5), (2, 3), (7, 2), (5, 4), (3, 8)])
@@ -211,26 +223,120 @@ def test_every_series_has_its_own_partition_and_queries() -> None:
     assert _relative(grads[..., 0], spline(data, shared)) < 1e-13
 
 
-@pytest.mark.parametrize("limit", [0, 100])
-def test_queries_at_knots_and_ends_belong_to_the_right_cell(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "COUNTED", limit)
-    knots = _knots(4, 9)
+@pytest.mark.parametrize("limit", [0, 10**9])
+@pytest.mark.parametrize("cells", [1, 2, 3, 7, 8, 37])
+def test_queries_at_knots_and_ends_belong_to_the_right_cell(
+    cells: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "LOOKED_UP", limit)
+    knots = _knots(4, cells + 1)
     inner = knots[:, 1:-1]
     x = torch.cat([knots, knots + 1e-9, knots - 1e-9], -1)
     expected = (x[..., None, :] >= inner[..., None]).sum(-2)
-    assert torch.equal(evaluate.find(inner, x), expected)
+    assert torch.equal(evaluate.find(knots, x), expected)
     for q in (x[0].sort().values, x[0], x[0].flip(0)):
-        assert torch.equal(evaluate.find(inner, q), (q >= inner[..., None]).sum(-2))
-    assert torch.equal(evaluate.find(inner[0], x[0]), expected[0])
+        assert torch.equal(evaluate.find(knots, q), (q >= inner[..., None]).sum(-2))
+    assert torch.equal(evaluate.find(knots[0], x[0]), expected[0])
+    single = knots.float()
+    many = torch.cat([single, torch.nextafter(single, single - 1)], -1)
+    assert torch.equal(evaluate.find(single, many), (many[..., None, :] >= single[:, 1:-1, None]).sum(-2))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_every_row_of_many_series_is_looked_up_apart(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        series = 6 * 4099
+        knots = _knots(series, 6).float()
+        x = knots[:, :1] + torch.rand(series, 3, generator=torch.Generator().manual_seed(4)) * (
+            knots[:, -1:] - knots[:, :1]
+        )
+        assert torch.equal(lookup.find(knots, x), (x[..., None, :] >= knots[:, 1:-1, None]).sum(-2))
+        spline = SplineCollocation(knots, 3)
+        # The first knot of a series is in no other's domain.
+        line = torch.arange(series, dtype=torch.float32)[:, None] / series
+        assert (spline(line.expand(-1, spline.size), x) - line).abs().max() < 1e-6
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("ends", ENDS, ids=str)
+def test_solving_in_place_equals_solving_with_gradients(ends: str | tuple[str, str], order: int) -> None:
+    for cells in (1, 2, 17):
+        knots = _knots(5, cells + 1)
+        spline = SplineCollocation(knots, order, ends=ends)
+        data, x = _random(5, spline.size), torch.cat([_queries(knots, 21), knots], -1)
+        leaf = data.clone().requires_grad_()
+        coeffs = spline.fit(leaf)
+        assert _relative(spline.fit(data), coeffs.detach()) < 1e-14
+        for derivative in (0, 1, 2):
+            expected = spline.evaluate(coeffs, x, derivative).detach()
+            # No cell is narrower than a tenth.
+            bound = 3e-14 * coeffs.detach().abs().max() * (10 * order) ** derivative
+            assert (spline.evaluate(coeffs.detach(), x, derivative) - expected).abs().max() < bound
+            assert (spline(data, x, derivative) - expected).abs().max() < bound
+        # Queries of each series on one partition, and queries for all on a partition each.
+        one = SplineCollocation(knots[0], order, ends=ends)
+        own = _queries(knots[:1].expand(5, -1), 9)
+        assert _relative(one(data, own), one(leaf, own).detach()) < 3e-14
+        few = _queries(knots[0], 4).clamp(float(knots[:, 0].max()), float(knots[:, -1].min()))
+        assert _relative(spline(data, few), spline(leaf, few).detach()) < 3e-14
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_float32_without_gradients_loses_no_more_than_with_them(order: int) -> None:
+    knots = _knots(200, 17).float()
+    spline = SplineCollocation(knots, order)
+    data, x = _random(200, spline.size).float(), _queries(knots.double(), 50).float()
+    x = x.clamp(knots[:, :1], knots[:, -1:])
+    exact = SplineCollocation(knots.double(), order)(data.double(), x.double())
+    errors = [
+        ((y.double() - exact).norm() / exact.norm()).item()
+        for y in (spline(data, x), spline(data.requires_grad_(), x).detach())
+    ]
+    assert 0 < errors[0] < 1.1 * errors[1] < 5e-7
+
+
+def test_mixed_dtypes_are_computed_in_the_wider_one() -> None:
+    knots = _knots(3, 6)
+    spline = SplineCollocation(knots, 3)
+    data, x = _random(3, spline.size).float(), _queries(knots, 9)
+    y = spline(data, x)
+    assert y.dtype == torch.float32
+    assert _relative(y.double(), spline(data.double(), x)) < 1e-7
+    assert spline.fit(data).dtype == torch.float32
+
+
+def test_no_queries_and_no_series_give_nothing() -> None:
+    spline = SplineCollocation(_knots(3, 6), 3)
+    assert spline(_random(3, spline.size), torch.empty(3, 0, dtype=torch.float64)).shape == (3, 0)
+    assert spline(_random(3, spline.size), torch.empty(0, dtype=torch.float64)).shape == (3, 0)
+    assert SplineCollocation(_knots(3, 6)[:0], 3)(_random(0, 12), _random(0, 5)).shape == (0, 5)
+
+
+def test_forward_mode_derivatives_of_evaluation() -> None:
+    spline = SplineCollocation(_knots(3, 6), 3)
+    coeffs, x = spline.fit(_random(3, spline.size)), _queries(spline.knots, 7)
+    with torch.autograd.forward_ad.dual_level():
+        y = spline.evaluate(coeffs, torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+        slope = torch.autograd.forward_ad.unpack_dual(y).tangent
+    assert slope is not None
+    assert _relative(slope, spline.evaluate(coeffs, x, 1)) < 1e-12
 
 
 def test_pieces_equal_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     spline = SplineCollocation(_knots(7, 5), 3)
     data, x = _random(7, spline.size), _queries(spline.knots, 11)
-    whole = spline(data, x)
-    monkeypatch.setattr(evaluate, "PIECE", 25)
+    whole, coeffs = spline(data, x), spline.fit(data)
+    monkeypatch.setattr(direct, "PIECE", 25)
     assert torch.equal(spline(data, x), whole)
     assert torch.equal(spline(data[:1], x[:, :3], 1), spline(data[:1].expand(7, -1), x[:, :3], 1))
+    monkeypatch.setattr(direct, "TABLE", 100)
+    assert torch.equal(spline(data, x), whole)
+    assert torch.equal(spline.fit(data), coeffs)
+    assert torch.equal(spline.evaluate(coeffs, x), whole)
 
 
 def test_operator_is_cached_until_its_queries_change() -> None:
@@ -316,7 +422,7 @@ GOOD = torch.linspace(0, 1, 5)
         (lambda: SplineCollocation(GOOD, 3).evaluate(torch.ones(13), GOOD[0]), ShapeError, "scalar"),
         (lambda: SplineCollocation(GOOD, 3).integrate(torch.ones(13), GOOD), ShapeError, "both"),
         (lambda: SplineCollocation(GOOD, 3).integrate(torch.ones(13), GOOD, GOOD + 1), DomainError, "domain"),
-        (lambda: SplineCollocation(GOOD, 3)(torch.ones(10), GOOD, impl="cuda"), KernelUnavailable, "known"),
+        (lambda: SplineCollocation(GOOD, 3)(torch.ones(10), GOOD, impl="numba"), KernelUnavailable, "known"),
         (lambda: SplineCollocation(GOOD, 3)(torch.ones(10), GOOD[None], impl="operator"), KernelUnavailable, "queries"),
     ],
 )
