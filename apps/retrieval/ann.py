@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def build(kind: str, vectors: StoredRows, path: Path, *, seed: int = 0, progress
         kind: hnsw, ivf-flat or ivf-pq.
         vectors: (n, d) of unit length, in a file.
         path: File to write.
-        progress: Called with rows done and all rows.
+        progress: Called often with rows done, 0 before the first, and all rows.
     Returns: How wide to search (nprobe or ef) and how many to re-rank so that recall@10 reaches RECALL.
     Complexity: ivf-pq holds O(n + lists d) bytes and some MB; ivf-flat n d / 4 bytes, hnsw all of its index.
     """
@@ -85,22 +86,25 @@ def build(kind: str, vectors: StoredRows, path: Path, *, seed: int = 0, progress
                 progress(min(begin + BLOCK, n), n)
         faiss.write_index(index, str(path))
         return _tuned(Ann(kind, index, {}), vectors, seed)
-    index, turn = _trained_lists(kind, vectors, path.parent, seed)
+    index, turn = _trained_lists(kind, vectors, path.parent, seed, progress)
     _write_lists(index, turn, vectors, path.parent, progress)
     faiss.extract_index_ivf(index).ntotal = index.ntotal = n
     faiss.write_index(index, str(path))
-    return _tuned(Ann.open(kind, path, {}), vectors, seed)
+    return _tuned(Ann.open(kind, path, {}), vectors, seed, progress)
 
 
-def _trained_lists(kind: str, vectors: StoredRows, folder: Path, seed: int) -> tuple[Any, Vectors | None]:
+def _trained_lists(
+    kind: str, vectors: StoredRows, folder: Path, seed: int, progress: Progress | None
+) -> tuple[Any, Vectors | None]:
     """An empty index of lists: ivf-flat over the vectors, ivf-pq over their first directions, by a matrix (d, r), in
     codes of 4 bits."""
     n, d = vectors.shape
     # Lists by about 4 sqrt(n): finding the nearest and reading them cost alike.
     lists = max(1, min(n // CENTRE_FROM, 2 ** round(math.log2(4 * math.sqrt(n)))))
     rng = np.random.default_rng(seed)
+    between = None if progress is None else partial(progress, 0, n)
     if kind == "ivf-flat":
-        centres = _centres(_sample(vectors, CENTRE_FROM * lists, rng, folder), lists, seed)
+        centres = _centres(_sample(vectors, CENTRE_FROM * lists, rng, folder), lists, seed, between)
         index = faiss.IndexIVFFlat(centres, d, lists, faiss.METRIC_INNER_PRODUCT)
         _owned(index, centres)
         return index, None
@@ -108,7 +112,7 @@ def _trained_lists(kind: str, vectors: StoredRows, folder: Path, seed: int) -> t
     r = turn.shape[1]
     sample = _sample(vectors, CENTRE_FROM * lists, rng, folder, turn)
     codes = max(m for m in range(1, min(r, CODES) + 1) if r % m == 0)
-    centres = _centres(sample, lists, seed)
+    centres = _centres(sample, lists, seed, between)
     index = faiss.IndexIVFPQFastScan(centres, r, lists, codes, 4, faiss.METRIC_INNER_PRODUCT)
     _owned(index, centres)
     index.by_residual = False
@@ -160,9 +164,9 @@ def _owned(whole: Any, *parts: Any) -> None:
         part.this.disown()
 
 
-def _centres(sample: StoredRows, lists: int, seed: int) -> Any:
+def _centres(sample: StoredRows, lists: int, seed: int, between: Callable[[], None] | None) -> Any:
     quantizer = faiss.IndexFlatIP(sample.shape[1])
-    quantizer.add(clustering.centres(sample, min(lists, len(sample)), seed))
+    quantizer.add(clustering.centres(sample, min(lists, len(sample)), seed, between))
     return quantizer
 
 
@@ -189,7 +193,7 @@ def _sample(
     return sample
 
 
-def _tuned(ann: Ann, vectors: StoredRows, seed: int) -> Params:
+def _tuned(ann: Ann, vectors: StoredRows, seed: int, progress: Progress | None = None) -> Params:
     """Smallest width that finds RECALL of the best 10 of sums of two vectors, and how many to re-rank."""
     n = len(vectors)
     at = np.random.default_rng(seed + 1).integers(0, n, (2, TUNED_ON))
@@ -200,6 +204,8 @@ def _tuned(ann: Ann, vectors: StoredRows, seed: int) -> Params:
 
     def recall(width: int, depth: int) -> float:
         ann.params = {"width": width, "depth": depth}
+        if progress is not None:
+            progress(n, n)
         # Their exact scores put the true best among the proposals first.
         steps = range(0, TUNED_ON, SEARCHED)
         found = (

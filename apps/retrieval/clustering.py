@@ -5,7 +5,7 @@ Shapes: n vectors, d width, r reduced width, c centres.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from farfield.apps.retrieval.exact import Rows, Vectors, at_once
 from farfield.apps.retrieval.stored_rows import StoredRows
 
 # Products that are held at once, and the fewest rows that make them.
-PRODUCTS, LEAST_ROWS = 2**19, 256
+PRODUCTS, LEAST_ROWS = 2**18, 256
 # Rounds of k-means; later ones move few vectors.
 ROUNDS = 8
 # Share of the squared length that reduced vectors keep, the step of their width and its bounds.
@@ -39,12 +39,13 @@ def reduction(blocks: Iterable[Vectors], d: int, seed: int) -> Vectors:
     return np.ascontiguousarray(directions[:, ::-1][:, :r] @ turn, np.float32)
 
 
-def centres(sample: Vectors | StoredRows, c: int, seed: int) -> Vectors:
+def centres(sample: Vectors | StoredRows, c: int, seed: int, between: Callable[[], None] | None = None) -> Vectors:
     """Directions of unit length by k-means: each vector counts for the one that it has the largest product with.
 
     Args:
         sample: (n, d), n >= c; in a file, some of it is read at a time.
         c: How many.
+        between: Called after each block.
     Returns: (c, d). One that nothing belongs to becomes a vector of the sample.
     Complexity: O(n c d) a round.
     """
@@ -60,6 +61,8 @@ def centres(sample: Vectors | StoredRows, c: int, seed: int) -> Vectors:
             taken, starts, times = np.unique(own[order], return_index=True, return_counts=True)
             sums[taken] += np.add.reduceat(block[order], starts, axis=0)
             counts[taken] += times
+            if between is not None:
+                between()
         empty = np.flatnonzero(counts == 0)
         sums[empty] = sample[rng.choice(len(sample), len(empty))]
         made = _unit(sums)
@@ -69,8 +72,13 @@ def centres(sample: Vectors | StoredRows, c: int, seed: int) -> Vectors:
 def nearest(vectors: Vectors, made: Vectors) -> Rows:
     """The centre (n,) of the largest product with each vector."""
     step = max(LEAST_ROWS, PRODUCTS // len(made))
-    blocks = [np.argmax(vectors[at : at + step] @ made.T, axis=1) for at in range(0, len(vectors), step)]
-    return np.concatenate(blocks) if blocks else np.empty(0, np.int64)
+    products = np.empty((min(step, len(vectors)), len(made)), np.float32)
+    own = np.empty(len(vectors), np.int64)
+    for begin in range(0, len(vectors), step):
+        block = vectors[begin : begin + step]
+        np.matmul(block, made.T, out=products[: len(block)])
+        np.argmax(products[: len(block)], axis=1, out=own[begin : begin + step])
+    return own
 
 
 def _unit(vectors: Vectors) -> Vectors:

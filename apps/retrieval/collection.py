@@ -65,7 +65,7 @@ class Collection:
         self.device = device
         self._load = load
         self._encoders: dict[str, Encoder] = {}
-        self._merge_at = merge_at
+        self.merge_at = merge_at
         self._refreshing = threading.Lock()
         self._ready: dict[str, Segment] = {}
         self._merger: threading.Thread | None = None
@@ -315,7 +315,7 @@ class Collection:
 
     def _written(self) -> None:
         view = self.refresh()
-        if self._merge_at is not None and view.parts[-1].n >= self._merge_at and self._merging.acquire(blocking=False):
+        if self.merge_at is not None and view.parts[-1].n >= self.merge_at and self._merging.acquire(blocking=False):
             # The thread of the last merge has let go of the lock: it is ending.
             self._merger = threading.Thread(target=self._merge, name="merge", daemon=True)
             self._merger.start()
@@ -324,6 +324,8 @@ class Collection:
         from farfield.apps.retrieval.maintain import alone, merge, quietly
 
         try:
+            # Everything is read once: no page is worth keeping.
+            self.store.db.execute("PRAGMA cache_size = -256")
             with quietly():
                 merge(self)
                 with alone(self.folder, patience=60.0):

@@ -2,44 +2,60 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
 from farfield.apps.retrieval.exact import Chosen, Live, Rows, Vectors, scan
 
+# Bytes of vectors that there is room for at first; those without vectors cost nothing, as the system gives memory
+# when it is written to.
+ROOM = 2**25
+
 
 class Delta:
-    """Rows [0, n) of shared arrays, with a mask of those that are live. What a reader holds never changes.
+    """Rows [begin, end) of shared arrays, with a mask of those that are live. What a reader holds never changes.
 
     Args:
         d: Width of a vector.
         since: Number of a vector in the store: those after it are here.
+        room: Rows that fit before the arrays are made anew.
     """
 
-    def __init__(self, d: int, since: int) -> None:
+    def __init__(self, d: int, since: int, room: int = 0) -> None:
         self.d = d
         self.since = since
-        self.n = 0
-        self._vectors: Vectors = np.empty((64, d), np.float32)
-        self._docs: Rows = np.empty(64, np.int64)
-        self._windows: Rows = np.empty(64, np.int64)
-        self._numbers: Rows = np.empty(64, np.int64)
+        self._begin = self._end = 0
+        room = room or max(64, ROOM // (4 * d))
+        self._vectors: Vectors = np.empty((room, d), np.float32)
+        self._docs, self._windows, self._numbers = (np.empty(room, np.int64) for _ in range(3))
         self.live: Live = np.empty(0, np.bool_)
         self._rising = True
 
     @property
+    def n(self) -> int:
+        """Rows."""
+        return self._end - self._begin
+
+    @property
     def vectors(self) -> Vectors:
         """(n, d)."""
-        return self._vectors[: self.n]
+        return self._vectors[self._begin : self._end]
 
     @property
     def docs(self) -> Rows:
         """(n,) document of each row."""
-        return self._docs[: self.n]
+        return self._docs[self._begin : self._end]
 
     @property
     def windows(self) -> Rows:
         """(n,) window of each row."""
-        return self._windows[: self.n]
+        return self._windows[self._begin : self._end]
+
+    @property
+    def numbers(self) -> Rows:
+        """(n,) number of each row in the store, rising."""
+        return self._numbers[self._begin : self._end]
 
     def grown(self, numbers: Rows, docs: Rows, windows: Rows, vectors: Vectors, dead: Rows) -> Delta:
         """The delta after a write: rows added, those of dead documents masked. Only the newest one may grow.
@@ -47,19 +63,11 @@ class Delta:
         Args:
             numbers: Of the new vectors in the store, rising.
         """
-        new = Delta.__new__(Delta)
-        new.d, new.since, new.n = self.d, self.since, self.n + len(docs)
-        room = len(self._docs)
-        new._vectors, new._docs, new._windows, new._numbers = self._vectors, self._docs, self._windows, self._numbers
-        if new.n > room:
-            room = max(new.n, 2 * room)
-            new._vectors = np.empty((room, self.d), np.float32)
-            new._docs, new._windows, new._numbers = (np.empty(room, np.int64) for _ in range(3))
-            new._vectors[: self.n], new._docs[: self.n] = self.vectors, self.docs
-            new._windows[: self.n], new._numbers[: self.n] = self.windows, self._numbers[: self.n]
-        # A reader of the older one looks at rows below its own n only.
-        new._vectors[self.n : new.n], new._docs[self.n : new.n] = vectors, docs
-        new._windows[self.n : new.n], new._numbers[self.n : new.n] = windows, numbers
+        new = self if self._end + len(docs) <= len(self._docs) else self._copy(2 * (self.n + len(docs)))
+        # A reader of the older one looks at rows before its own end only.
+        new = new._part(new._begin, new._end + len(docs))
+        new.vectors[self.n :], new.docs[self.n :] = vectors, docs
+        new.windows[self.n :], new.numbers[self.n :] = windows, numbers
         new._rising = self._rising and bool((np.diff(docs, prepend=self.docs[-1:]) >= 0).all())
         new.live = np.concatenate([self.live, np.ones(len(docs), np.bool_)])
         if len(dead):
@@ -67,13 +75,25 @@ class Delta:
         return new
 
     def after(self, since: int) -> Delta:
-        """Live rows of vectors after a number, in memory of their own: what a merge has left."""
-        new = Delta(self.d, since)
-        first = int(np.searchsorted(self._numbers[: self.n], since, "right"))
-        rows = first + np.flatnonzero(self.live[first:])
-        return new.grown(
-            self._numbers[rows], self.docs[rows], self.windows[rows], self.vectors[rows], np.empty(0, np.int64)
-        )
+        """Rows of vectors after a number: what a merge has left."""
+        first = int(np.searchsorted(self.numbers, since, "right"))
+        new = self._part(self._begin + first, self._end)
+        new.since, new.live = since, self.live[first:]
+        # What lies before them is kept in memory as long as it is the smaller part.
+        return new if new._begin <= new.n else new._copy(0)
+
+    def _part(self, begin: int, end: int) -> Delta:
+        new = copy(self)
+        new._begin, new._end = begin, end
+        return new
+
+    def _copy(self, room: int) -> Delta:
+        """The same rows at the beginning of other arrays."""
+        new = Delta(self.d, self.since, max(room, ROOM // (4 * self.d), self.n))
+        new._end, new.live, new._rising = self.n, self.live, self._rising
+        new.vectors[:], new.docs[:] = self.vectors, self.docs
+        new.windows[:], new.numbers[:] = self.windows, self.numbers
+        return new
 
     def propose(self, queries: Vectors, k: int, live: Live | Chosen | None, share: float) -> Rows:
         """The k best live rows of each query."""

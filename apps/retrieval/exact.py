@@ -19,7 +19,7 @@ Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Live = NDArray[np.bool_]
 # Vectors, scores and numbers read from a file that are held at once.
-BLOCK, SCORES, NUMBERS = 16_384, 2**18, 2**18
+BLOCK, SCORES, NUMBERS = 16_384, 2**17, 2**18
 # Queries up to which products are summed in the caller's thread: those of BLAS wait for each other where threads share
 # it, also for a merge in the background.
 FEW = 4

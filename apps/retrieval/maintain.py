@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from farfield.apps.retrieval.ann import one_thread
-from farfield.apps.retrieval.collection import Collection, digest_of, vector_rows
+from farfield.apps.retrieval.ann import choose, one_thread
+from farfield.apps.retrieval.collection import MERGE_AT, Collection, digest_of, vector_rows
 from farfield.apps.retrieval.exact import Rows
 from farfield.apps.retrieval.loading import checked
 from farfield.apps.retrieval.postings import tidy
@@ -32,6 +32,7 @@ from farfield.apps.training.errors import UserError
 
 if TYPE_CHECKING:
     from farfield.apps.retrieval.encoder import Encoder
+    from farfield.apps.retrieval.view import View
 
 LOCK = "maintenance.lock"
 # A segment up to this many times as large as what is merged already is merged with it.
@@ -85,7 +86,12 @@ def merge(collection: Collection, progress: Progress | None = None) -> None:
             names.append(segment.name)
         if not len(view.parts[-1].docs) and len(names) < 2:
             return
-        _rewrite(collection, names, None, progress)
+        if names and choose(collection.store.meta("kind"), taken) != "flat":
+            # That takes its time: what is in memory goes to disk before, and so does what comes meanwhile.
+            names += _flushed(collection)
+            _rewrite(collection, names, None, _flushing(collection, progress), delta=False)
+        else:
+            _rewrite(collection, names, None, progress)
 
 
 def build(collection: Collection, kind: str | None = None, progress: Progress | None = None) -> None:
@@ -231,14 +237,60 @@ def _give_back() -> None:
         trim(0)
 
 
-def _rewrite(collection: Collection, names: list[str], kind: str | None, progress: Progress | None) -> None:
-    """One segment in the place of some and of the delta, from the store's own vectors."""
+def _flushed(collection: Collection) -> list[str]:
+    """The vectors in memory as a flat segment, which takes a moment; its name, or nothing where none is left."""
+    view = collection.refresh()
+    made = _made(collection.store, view.encoder, np.unique(view.parts[-1].docs), "flat", None)
+    if made is None:
+        return []
+    _publish(collection, view, made, [], view.last_vector)
+    _give_back()
+    return [made[0]]
+
+
+def _flushing(collection: Collection, progress: Progress | None) -> Progress:
+    """Looks after the vectors in memory whenever it is told how far a merge is."""
+    most = collection.merge_at or MERGE_AT
+
+    def told(done: int, total: int) -> None:
+        delta, live = collection.view().parts[-1], collection.view().lives[-1]
+        if delta.n >= most and (live is None or live.count >= most):
+            _flushed(collection)
+        if progress is not None:
+            progress(done, total)
+
+    return told
+
+
+def _rewrite(
+    collection: Collection, names: list[str], kind: str | None, progress: Progress | None, *, delta: bool = True
+) -> None:
+    """One segment in the place of some, and of the delta unless that stays, from the store's own vectors."""
     view, store = collection.view(), collection.store
-    docs = [part.docs for part in view.parts if not isinstance(part, Segment) or part.name in names]
-    made = _made(store, view.encoder, np.unique(np.concatenate(docs)), kind or store.meta("kind"), progress)
-    kept = [part for part in view.parts if isinstance(part, Segment) and part.name not in names]
+    parts = [part for part in view.parts if (part.name in names if isinstance(part, Segment) else delta)]
+    docs = np.unique(np.concatenate([part.docs for part in parts]))
+    made = _made(store, view.encoder, docs, kind or store.meta("kind"), progress)
+    high = view.last_vector
+    if not delta:
+        # Segments that came meanwhile are newer.
+        highs = dict(store.db.execute("SELECT name, high FROM segments").fetchall())
+        high = max(highs[name] for name in names)
+    _publish(collection, view, made, names, high)
+    clean(store)
+    _give_back()
+
+
+def _publish(collection: Collection, view: View, made: tuple[str, str] | None, names: Sequence[str], high: int) -> None:
+    """List a new segment in the place of some.
+
+    Args:
+        view: The state that it was made from.
+        high: It holds vectors up to this number.
+    """
+    store = collection.store
     with collection.prepared(made) as segment:
-        opened = kept if segment is None else [*kept, segment]
+        opened = [part for part in view.parts if isinstance(part, Segment) and part.name not in names]
+        opened += [segment] if segment is not None else []
         gone = _forgotten(store, names, opened, view.last_tombstone)
         with store.writing() as db:
             if db.execute("SELECT value FROM meta WHERE key = 'encoder'").fetchone()[0] != view.encoder:
@@ -246,18 +298,15 @@ def _rewrite(collection: Collection, names: list[str], kind: str | None, progres
             for name in names:
                 db.execute("DELETE FROM segments WHERE name = ?", [name])
             if made is not None:
-                row = (made[0], view.encoder, view.last_vector, made[1])
-                db.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", row)
+                db.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", [made[0], view.encoder, high, made[1]])
             db.executemany("DELETE FROM tombstones WHERE seq = ?", gone)
         collection.refresh()
-    clean(store)
-    _give_back()
 
 
 def _made(store: Store, encoder: int, docs: Rows, kind: str, progress: Progress | None) -> tuple[str, str] | None:
     """A new segment of documents, or None when none of them is left."""
     digest, d = store.db.execute("SELECT digest, d FROM encoders WHERE encoder = ?", [encoder]).fetchone()
-    blocks = _blocks(store, encoder, docs, d)
+    blocks = _blocks(store, encoder, docs, d, progress)
     first = next(blocks, None)
     if first is None:
         return None
@@ -270,7 +319,7 @@ def _made(store: Store, encoder: int, docs: Rows, kind: str, progress: Progress 
         return write(store.folder, every(), d=d, encoder=digest, kind=kind, progress=progress)
 
 
-def _blocks(store: Store, encoder: int, docs: Rows, d: int) -> Iterator[Block]:
+def _blocks(store: Store, encoder: int, docs: Rows, d: int, progress: Progress | None) -> Iterator[Block]:
     """Vectors of documents in the order of (document, window); those deleted meanwhile are left out."""
     query = (
         "SELECT doc, window, start, stop, crc, data FROM vectors"
@@ -284,6 +333,8 @@ def _blocks(store: Store, encoder: int, docs: Rows, d: int) -> Iterator[Block]:
             rows = [row for row, there in zip(rows, inside, strict=True) if there]
             if rows:
                 yield checked(store, rows, d)
+        if progress is not None:
+            progress(0, len(docs))
 
 
 def _forgotten(store: Store, dropped: Sequence[str], opened: Sequence[Segment], last: int) -> list[tuple[int]]:
