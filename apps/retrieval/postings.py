@@ -40,7 +40,7 @@ COUNTERS = {"documents": 0, "words": 0}
 # Runs of like size, a factor of as many between the sizes, that become one.
 FAN = 8
 # Larger runs are merged in the background, some words a transaction, so that no write waits for them.
-MERGED_IN_WRITE = 2**17
+MERGED_IN_WRITE = 2**15
 WORDS_AT_ONCE = 4096
 # Size of a run that is being written, which is like no other.
 OPEN = -1
@@ -132,17 +132,22 @@ def tidy(store: Store, *, whole: bool = False) -> None:
     """
     while some := _untidy(store, whole):
         runs = [run for run, _ in some]
+        # Looked for before: a write would wait. What is deleted from now on is dropped by the next merge.
+        with store.reading() as db:
+            docs, dead = _docs(db, runs), _dead(db, runs)
         with store.writing() as db:
-            dead = _dead(db, runs)
-            made = _new_run(db, OPEN, _docs(db, runs).tobytes())
+            made = _new_run(db, OPEN, docs.tobytes())
         last: str | None = ""
+        size = 0
         while last is not None:
             with store.writing() as db:
                 query = "SELECT word FROM postings WHERE run = ? AND word > ? ORDER BY word LIMIT 1 OFFSET ?"
                 row = db.execute(query, [max(some, key=lambda one: one[1])[0], last, WORDS_AT_ONCE]).fetchone()
-                last = _move(db, runs, made, last, None if row is None else row[0], dead)
+                upto = None if row is None else row[0]
+                size += _move(db, runs, made, last, upto, dead)
+                last = upto
                 if last is None:
-                    _close(db, runs, made, dead)
+                    _close(db, runs, made, docs, dead, size)
         if whole:
             return
 
@@ -310,10 +315,9 @@ def _untidy(store: Store, whole: bool) -> list[tuple[int, int]]:
 
 def _merge(db: sqlite3.Connection, runs: Sequence[int]) -> None:
     """One run in the place of some, in one transaction."""
-    dead = _dead(db, runs)
-    made = _new_run(db, OPEN, _docs(db, runs).tobytes())
-    _move(db, runs, made, "", None, dead)
-    _close(db, runs, made, dead)
+    docs, dead = _docs(db, runs), _dead(db, runs)
+    made = _new_run(db, OPEN, docs.tobytes())
+    _close(db, runs, made, docs, dead, _move(db, runs, made, "", None, dead))
 
 
 def _docs(db: sqlite3.Connection, runs: Sequence[int]) -> NDArray[np.uint32]:
@@ -332,10 +336,8 @@ def _dead(db: sqlite3.Connection, runs: Sequence[int]) -> Docs:
     return np.setdiff1d(docs, alive, assume_unique=True)
 
 
-def _move(
-    db: sqlite3.Connection, runs: Sequence[int], made: int, after: str, upto: str | None, dead: Docs
-) -> str | None:
-    """Move the postings of words in (after, upto] into another run, those of dead documents nowhere; returns upto."""
+def _move(db: sqlite3.Connection, runs: Sequence[int], made: int, after: str, upto: str | None, dead: Docs) -> int:
+    """Move the postings of words in (after, upto] into another run, those of dead documents nowhere; returns bytes."""
     where, values = f"run IN ({_list(runs)}) AND word > ?", [after]
     if upto is not None:
         where, values = f"{where} AND word <= ?", [after, upto]
@@ -358,12 +360,13 @@ def _without(data: bytes, gone: NDArray[np.bool_]) -> bytes:
     return kept
 
 
-def _close(db: sqlite3.Connection, runs: Sequence[int], made: int, dead: Docs) -> None:
-    """The new run stands for the others: they are forgotten, its size and documents are noted."""
+def _close(
+    db: sqlite3.Connection, runs: Sequence[int], made: int, docs: NDArray[np.uint32], dead: Docs, size: int
+) -> None:
+    """The new run stands for the others: they are forgotten, its bytes and documents are noted."""
     db.execute(f"DELETE FROM runs WHERE run IN ({_list(runs)})")
-    size = int(db.execute("SELECT coalesce(sum(length(pairs)), 0) FROM postings WHERE run = ?", [made]).fetchone()[0])
-    docs = np.setdiff1d(_docs(db, [made]), dead).astype("<u4")
-    db.execute("UPDATE runs SET pairs = ?, docs = ? WHERE run = ?", [size // PAIR.itemsize, docs.tobytes(), made])
+    kept = np.setdiff1d(docs, dead).astype("<u4")
+    db.execute("UPDATE runs SET pairs = ?, docs = ? WHERE run = ?", [size // PAIR.itemsize, kept.tobytes(), made])
 
 
 def _list(runs: Sequence[int]) -> str:

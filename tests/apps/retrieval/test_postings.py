@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_a_merge_that_is_killed_between_two_transactions_loses_no_word(
     move = postings._move
     left = 0
 
-    def killed(*how: object) -> str | None:
+    def killed(*how: object) -> int:
         nonlocal left
         left -= 1
         if left == 0:
@@ -177,4 +178,23 @@ def test_a_document_without_words_counts_and_is_found_by_none(index: Collection)
     assert [hit.id for hit in index.search("w0", mode="bm25")] == ["one"]
     assert index.search("...", mode="bm25") == []
     assert index.search("w0", mode="bm25")[0].score == BM25(["", "", "w0"]).scores("w0")[2]
+    assert verify(index.folder) == []
+
+
+def test_texts_without_words_are_made_again_some_at_a_time(index: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have no pairs that would fill a run, and still no more documents are held at once than a run has pairs."""
+    index.add([*(Document(f"e{i}", "") for i in range(100)), Document("one", "w0")])
+    add, taken = postings.add, []
+
+    def noted(db: sqlite3.Connection, counts: Mapping[int, Counter[str]]) -> None:
+        taken.append(len(counts))
+        add(db, counts)
+
+    monkeypatch.setattr(postings, "PAIRS_AT_ONCE", 10)
+    monkeypatch.setattr(postings, "add", noted)
+    with index.store.writing() as db:
+        postings.rebuild(db)
+    assert sum(taken) == 101
+    assert max(taken) <= 11
+    assert len(runs(index)) == 1
     assert verify(index.folder) == []
