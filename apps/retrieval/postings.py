@@ -351,7 +351,7 @@ def _move(db: sqlite3.Connection, runs: Sequence[int], made: int, after: str, up
         rows = {word: kept for word, data in rows.items() if (kept := _without(data, gone))}
     db.execute(f"DELETE FROM postings WHERE {where}", values)
     _insert(db, made, sorted(rows.items()))
-    return upto
+    return sum(map(len, rows.values()))
 
 
 def _without(data: bytes, gone: NDArray[np.bool_]) -> bytes:
