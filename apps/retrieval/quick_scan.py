@@ -26,7 +26,7 @@ SMALL = 2**20
 # From this many queries on one matrix product of all is as quick.
 MANY = 8
 # Proposals beyond k of the first and the second try.
-SPARE = (64, 1024)
+SPARE = (48, 1024)
 # Roundings of sums of d products in single precision, far above what they are for unit vectors of d to 4,096.
 ROUNDING = 1e-5
 

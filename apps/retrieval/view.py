@@ -134,7 +134,8 @@ class View:
         asked = list(range(len(queries)))
         there = float(np.dot(counts, self._shares))
         few = (docs is not None and sum(counts) <= EXACT_BELOW) or k > WORTHWHILE_DOCUMENTS * there
-        for wanted, least in ((2 * k + 8, k), (16 * k + 64, enough or k)):
+        alone = all(share == 1 for share, count in zip(self._shares, counts, strict=True) if count)
+        for wanted, least in ((k if alone else 2 * k + 8, k), (16 * k + 64, enough or k)):
             if few or wanted > WORTHWHILE * most:
                 break
             found = self._proposed(queries[asked], wanted, k, lives, counts)
