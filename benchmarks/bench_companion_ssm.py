@@ -1,16 +1,19 @@
-"""companion_ssm against dense Krylov products: kernels, poles on the unit circle, orders, closed loops, states."""
+"""companion_ssm against dense Krylov products: kernels, unit poles, spectra, orders, closed loops, states."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks.harness import Bench, Row, main, measure_together, shape, speedup
+from farfield.core_ops import FilterSpectrum, fftconv
 from farfield.core_ops.companion_ssm import (
     closed_loop_kernel,
     companion_kernel,
+    companion_spectrum,
     companion_step_,
     last_state,
     rtf_kernel,
@@ -19,6 +22,8 @@ from farfield.core_ops.companion_ssm.reference import closed_loop_kernel_referen
 
 # (H, d, L): the layer of SpaceTime's README, and a long one.
 KERNELS = ((128, 64, 720), (16, 512, 4096))
+# (B, H, d, L): convolutions by a filter that is made each time.
+FILTERS = ((1, 128, 64, 720), (50, 128, 64, 720), (1, 16, 512, 4096), (1, 256, 64, 8192), (1, 256, 64, 16384))
 ORDERS = (16, 64, 256, 1024, 2048)
 # (B, H, d, lag, horizon): its decoder.
 DECODER = (50, 128, 64, 336, 720)
@@ -80,6 +85,8 @@ def cases(bench: Bench) -> Iterator[Row]:
     with torch.no_grad():
         for h, d, length in ((4, 8, 50),) if bench.quick else KERNELS:
             yield from kernel(bench, h, d, length)
+        for b, h, d, length in ((2, 4, 8, 50),) if bench.quick else FILTERS:
+            yield from spectrum(bench, b, h, d, length)
         yield from order(bench, *((2, 60) if bench.quick else (16, 8192)))
         yield from decoder(bench, *((2, 3, 4, 9, 7) if bench.quick else DECODER))
     yield from gradient(bench, *((4, 8, 50) if bench.quick else KERNELS[0]))
@@ -111,6 +118,50 @@ def kernel(bench: Bench, h: int, d: int, length: int) -> Iterator[Row]:
     providers = {"farfield": lambda: companion_kernel(beyond, b, c, length)}
     expected = dense_kernel(beyond.double(), *wide[1:], length)
     yield from compare(bench, "companion_kernel", f"{where} norm=1.02", providers, expected)
+
+
+def captured(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """A CUDA graph of a call, so that Python's time is not in it."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call()
+        call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = call()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return y
+
+    return replay
+
+
+def spectrum(bench: Bench, batch: int, h: int, d: int, length: int) -> Iterator[Row]:
+    """Taps alone, then a convolution by taps, by their spectrum in two launches and in one; on a GPU as graphs."""
+    a, b, c = draw(bench, h, d, count=3)
+    u = torch.randn(batch, h, length, generator=torch.Generator().manual_seed(1)).to(bench.device, torch.bfloat16)
+    on_gpu = bench.device.type == "cuda"
+    run = captured if on_gpu else lambda call: call
+    # A CUDA graph cannot hold the check of "series".
+    impls = ("cuda", "triton") if on_gpu else ("series",)
+    taps = {impl: partial(companion_kernel, a, b, c, length, impl=impl) for impl in impls}
+    providers = {f"farfield-{impl}": run(call) for impl, call in taps.items()}
+    truth = companion_kernel(*(x.double() for x in (a, b, c)), length)
+    yield from compare(bench, "companion_kernel", f"{shape(H=h, d=d, L=length)} graph={int(on_gpu)}", providers, truth)
+    first = taps[impls[0]]
+    providers = {
+        "farfield": run(lambda: fftconv(u, companion_spectrum(a, b, c, length, impl=impls[0]))),
+        "farfield-two-launches": run(lambda: fftconv(u, FilterSpectrum(first()))),
+        "farfield-taps": run(lambda: fftconv(u, first())),
+    }
+    expected = fftconv(u.double(), truth)
+    times = measure_together(providers, expected=expected, tolerance=1e-2, seconds=bench.seconds)
+    for provider, t in times.items():
+        where = f"{shape(B=batch, H=h, d=d, L=length)} graph={int(on_gpu)}"
+        yield bench.row("companion_spectrum", provider, "fwd", where, "bf16", times=t)
 
 
 def order(bench: Bench, h: int, length: int) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from .closed_loop import (
 )
 from .convert import companion_to_rational, modal_to_rational, rational_to_companion, rational_to_modal
 from .module import CompanionSSM
-from .op import companion_kernel, companion_scan, companion_step, companion_step_, rtf_kernel
+from .op import companion_kernel, companion_scan, companion_spectrum, companion_step, companion_step_, rtf_kernel
 from .rtf import RTF
 from .stability import Certificate, certify, poles
 from .state import advance, krylov, last_state
@@ -26,6 +26,7 @@ __all__ = [
     "closed_loop_response",
     "companion_kernel",
     "companion_scan",
+    "companion_spectrum",
     "companion_step",
     "companion_step_",
     "companion_to_rational",

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from ..dispatch import Implementation, Registry
+from ..fftconv import FilterSpectrum
+from ..fftconv.call import transformed
+from ..fftconv.cuda.impl import observed
+from ..fftconv.spectrum import CACHE_BYTES
 from . import custom
 from .rational import numerator
 from .reference import all_pole_reference
 
-# States times length up to which the recurrence is faster on a GPU (H100: at 2^21 0.6 ms against 1.3, at 2^24 3.9).
-TRITON_PRODUCTS = 1 << 22
+# States times length up to which a recurrence is faster on a GPU than FFTs, in the order in which they are preferred.
+PRODUCTS = {"cuda": 1 << 24, "triton": 1 << 22}
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,21 @@ def run_series(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
     return y
 
 
+def run_cuda(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
+    """By the recurrence in blocks, one block of threads a row."""
+    y: Tensor = custom.all_pole(x, p, length, single, "cuda")
+    return y
+
+
+def refuses_cuda(call: Call) -> str | None:
+    """Why the CUDA kernel cannot run a call."""
+    if call.device != "cuda":
+        return f"the tensors are on {call.device}; take impl='auto', or move them to a GPU."
+    from .cuda import refuses
+
+    return refuses(call.states, call.length)
+
+
 def run_triton(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
     """By the recurrence, one program a row."""
     y: Tensor = custom.all_pole(x, p, length, single, "triton")
@@ -68,6 +87,7 @@ def run_reference(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
 
 
 REGISTRY: Registry[Call, Run] = Registry("companion_kernel")
+REGISTRY.register(Implementation("cuda", run_cuda, refuses_cuda))
 REGISTRY.register(Implementation("triton", run_triton, refuses_triton))
 REGISTRY.register(Implementation("series", run_series, lambda call: None))
 REGISTRY.register(Implementation("reference", run_reference, lambda call: None, automatic=False))
@@ -75,8 +95,12 @@ REGISTRY.register(Implementation("reference", run_reference, lambda call: None, 
 
 def choose(impl: str, call: Call) -> Implementation[Call, Run]:
     """The implementation that runs a division; "auto" leaves long recurrences of many states to the series."""
-    long = impl == "auto" and call.states * call.length > TRITON_PRODUCTS
-    return REGISTRY.choose("series" if long else impl, call)
+    if impl == "auto":
+        products = call.states * call.length
+        fast = (name for name, most in PRODUCTS.items() if products <= most)
+        impl = next((name for name in fast if REGISTRY.implementations[name].refuses(call) is None), "series")
+        REGISTRY.log_once(impl)
+    return REGISTRY.choose(impl, call)
 
 
 def all_pole(x: Tensor, p: Tensor, length: int, single: bool, impl: str = "auto") -> Tensor:
@@ -89,16 +113,53 @@ def all_pole(x: Tensor, p: Tensor, length: int, single: bool, impl: str = "auto"
     return choose(impl, Call(x.device.type, p.shape[1], length)).run(x, p, length, single)
 
 
-def taps(a: Tensor, b: Tensor, c: Tensor, length: int, dtype: torch.dtype, impl: str) -> Tensor:
-    """k[l] = c^T A^l b, l < length: one fused launch where Triton runs and no gradient is wanted.
+def learns(*operands: Tensor) -> bool:
+    """Whether a gradient of any of these is wanted."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in operands)
+
+
+def with_spectrum(
+    a: Tensor, b: Tensor, c: Tensor, length: int, skip: Tensor | None, impl: str
+) -> FilterSpectrum | None:
+    """The filter and its spectrum by one launch; None where no kernel does it, or gradients or transforms look at it.
 
     Args:
-        a, b, c: (R, d), float64. dtype: Of the result.
+        a, b, c: (R, d). skip: (H,) of the calls, R dividing H.
+    """
+    device, states = a.device, a.shape[1]
+    if choose(impl, Call(device.type, states, length)).name != "cuda":
+        return None
+    singles = all(x.dtype == torch.float32 for x in (a, b, c))
+    if (
+        not singles
+        or observed(a, b, c, skip)
+        or transformed(a, b, c, skip)
+        or (skip is not None and skip.is_inference())
+    ):
+        return None
+    from .cuda import companion_spectra, spectrum_plan
+
+    plan, channels = spectrum_plan(states, length, device.index), a.shape[0] if skip is None else skip.shape[0]
+    if plan is None or channels * plan.size * 8 > CACHE_BYTES:
+        return None
+    # FilterSpectrum counts the changes of its taps, which tensors of inference mode do not.
+    with torch.inference_mode(False):
+        k, kf = companion_spectra(a, b, c, length, skip, channels, plan)
+        kept = FilterSpectrum(k)
+        kept.of_calls("causal", length, channels, skip)[plan.radices] = (kf,)
+    return kept
+
+
+def taps(a: Tensor, b: Tensor, c: Tensor, length: int, dtype: torch.dtype, impl: str) -> Tensor:
+    """k[l] = c^T A^l b, l < length: one launch where a recurrence runs and no gradient is wanted.
+
+    Args:
+        a, b, c: (R, d). dtype: Of the result.
     Returns: (R, length).
     """
     chosen = choose(impl, Call(a.device.type, a.shape[1], length))
-    learning = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or c.requires_grad)
-    if chosen.name == "triton" and not learning:
-        fused: Tensor = custom.companion_taps(a, b, c, length, dtype)
+    if chosen.name in PRODUCTS and not learns(a, b, c):
+        fused: Tensor = custom.companion_taps(a, b, c, length, dtype, chosen.name)
         return fused
+    a, b, c = a.double(), b.double(), c.double()
     return chosen.run(numerator(a, b, c)[:, :length], a.flip(1), length, dtype == torch.float32).to(dtype)

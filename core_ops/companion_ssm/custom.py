@@ -21,7 +21,18 @@ def by_triton(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
     return all_pole_triton(x, p, length, single)
 
 
-DIVIDERS: dict[str, Callable[[Tensor, Tensor, int, bool], Tensor]] = {"series": divide, "triton": by_triton}
+def by_cuda(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
+    """The recurrence in blocks, one block of threads a row."""
+    from .cuda import all_pole_cuda
+
+    return all_pole_cuda(x, p, length, single)
+
+
+DIVIDERS: dict[str, Callable[[Tensor, Tensor, int, bool], Tensor]] = {
+    "cuda": by_cuda,
+    "triton": by_triton,
+    "series": divide,
+}
 
 
 @torch.library.custom_op("farfield::all_pole", mutates_args=())
@@ -36,15 +47,19 @@ def _(x: Tensor, p: Tensor, length: int | torch.SymInt, single: bool, by: str) -
 
 
 @torch.library.custom_op("farfield::companion_taps", mutates_args=())
-def companion_taps(a: Tensor, b: Tensor, c: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-    """k[l] = c^T A^l b by one Triton kernel, without gradient: a, b, c (R, d), float64; k (R, L)."""
+def companion_taps(a: Tensor, b: Tensor, c: Tensor, length: int, dtype: torch.dtype, by: str) -> Tensor:
+    """k[l] = c^T A^l b by one launch of "cuda" or "triton", without gradient: a, b, c (R, d); k (R, L)."""
+    if by == "cuda":
+        from .cuda import companion_cuda
+
+        return companion_cuda(a, b, c, length, dtype)
     from .kernel_triton import companion_triton
 
-    return companion_triton(a, b, c, length, dtype)
+    return companion_triton(a.double(), b.double(), c.double(), length, dtype)
 
 
 @companion_taps.register_fake
-def _(a: Tensor, b: Tensor, c: Tensor, length: int | torch.SymInt, dtype: torch.dtype) -> Tensor:
+def _(a: Tensor, b: Tensor, c: Tensor, length: int | torch.SymInt, dtype: torch.dtype, by: str) -> Tensor:
     return a.new_empty(a.shape[0], length, dtype=dtype)
 
 

@@ -1,4 +1,4 @@
-"""companion_kernel, rtf_kernel, companion_scan and companion_step: checks and dispatch.
+"""companion_kernel and its spectrum, rtf_kernel, companion_scan and companion_step: checks and dispatch.
 
 Shapes: * any leading dimensions, B batch, H channels, L length, d states, N order of a rational function.
 """
@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import DtypeError, ShapeError
-from ..fftconv import fftconv
-from .choice import Call, all_pole, refuses_triton, taps
+from ..fftconv import FilterSpectrum, fftconv
+from .choice import Call, all_pole, refuses_triton, taps, with_spectrum
 from .custom import step_in_place
-from .rational import rows_of
+from .rational import broadcast_rows, rows_of
 from .state import advance, last_state
 
 FLOATS = (torch.float32, torch.float64)
@@ -58,8 +58,44 @@ def companion_kernel(
     Source: Zhang et al. 2023, "SpaceTime", arXiv:2303.09489, section 3; README.md for the algorithm.
     """
     dtype = check_operands("companion_kernel", length, a=a, b=b, c=c)
-    (a, b, c), lead = rows_of(a, b, c)
+    (a, b, c), lead = broadcast_rows(a, b, c)
     return taps(a, b, c, length, dtype, impl).reshape(*lead, length)
+
+
+def companion_spectrum(
+    a: Float[Tensor, "*#g d"],
+    b: Float[Tensor, "*#g d"],
+    c: Float[Tensor, "*#g d"],
+    length: int,
+    *,
+    skip: Float[Tensor, " h"] | None = None,
+    impl: str = "auto",
+) -> FilterSpectrum:
+    """The filter k[l] = c^T A^l b for causal calls of L samples, as fftconv(u, companion_spectrum(a, b, c, L)).
+
+    On a GPU, without gradients, one launch makes the taps and their spectrum as fftconv's kernels read it; elsewhere
+    this is FilterSpectrum(companion_kernel(a, b, c, length)), through which gradients flow.
+
+    Args:
+        a, b, c: (G, d), float32 or float64; G broadcasts.
+        length: L >= 1, of the calls too.
+        skip: (H,), G dividing H, as the calls will have it: it is a tap of the spectrum.
+        impl: As of companion_kernel.
+    Returns: FilterSpectrum of k (G, L). Other calls may use it as well: they transform k.
+    Raises: ShapeError, DtypeError: what arrived, what is accepted. KernelUnavailable: impl.
+    Complexity: As companion_kernel, and O(L log L) a row for the spectrum.
+    Source: Zhang et al. 2023, "SpaceTime", arXiv:2303.09489, section 3; README.md for the algorithm.
+    """
+    check_operands("companion_spectrum", length, a=a, b=b, c=c)
+    rows, lead = broadcast_rows(a, b, c)
+    if len(lead) != 1:
+        raise ShapeError(f"companion_spectrum: leading dimensions {tuple(lead)}; needed: one, (G, d).")
+    if skip is not None and skip.shape[0] % lead[0]:
+        raise ShapeError(
+            f"companion_spectrum: skip for {skip.shape[0]} channels, {lead[0]} systems; needed: a multiple of those."
+        )
+    made = with_spectrum(rows[0], rows[1], rows[2], length, skip, impl)
+    return FilterSpectrum(companion_kernel(a, b, c, length, impl=impl)) if made is None else made
 
 
 def rtf_kernel(
@@ -190,7 +226,8 @@ def companion_scan(
         y = torch.stack(outputs, -1)
         return y if state is None else (y, x)
     length = u.shape[-1]
-    y = fftconv(u, companion_kernel(a, b, c, length), skip=skip)
+    made = with_spectrum(a, b, c, length, skip, "auto") if u.is_cuda and not u.requires_grad else None
+    y = fftconv(u, companion_kernel(a, b, c, length) if made is None else made, skip=skip)
     if state is None:
         return y
     free = companion_kernel(a, advance(state, a, 1), c, length)

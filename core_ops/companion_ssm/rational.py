@@ -11,10 +11,16 @@ from torch.nn.functional import pad
 from ..fftconv.plans import smooth_size
 
 
-def rows_of(*operands: Tensor) -> tuple[list[Tensor], torch.Size]:
-    """Operands (*, d) broadcast and as contiguous rows (R, d) in float64, and the leading dimensions *."""
+def broadcast_rows(*operands: Tensor) -> tuple[list[Tensor], torch.Size]:
+    """Operands (*, d) broadcast and as rows (R, d), and the leading dimensions *."""
     alike = torch.broadcast_tensors(*operands)  # type: ignore[no-untyped-call]
-    return [x.reshape(-1, x.shape[-1]).double() for x in alike], alike[0].shape[:-1]
+    return [x.reshape(-1, x.shape[-1]) for x in alike], alike[0].shape[:-1]
+
+
+def rows_of(*operands: Tensor) -> tuple[list[Tensor], torch.Size]:
+    """broadcast_rows in float64."""
+    rows, lead = broadcast_rows(*operands)
+    return [x.double() for x in rows], lead
 
 
 def numerator(a: Tensor, b: Tensor, c: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def test_the_fused_step_overwrites_the_state(d: int, skip: bool) -> None:
 def test_the_operators_pass_opcheck() -> None:
     a, b, c = draw(2, 5, torch.float64)
     utilities = ("test_schema", "test_faketensor")
-    torch.library.opcheck(companion_taps, (a, b, c, 20, torch.float32), test_utils=utilities)
+    torch.library.opcheck(companion_taps, (a, b, c, 20, torch.float32, "triton"), test_utils=utilities)
     state, u = torch.randn(3, 2, 5, dtype=torch.float64, device=DEVICE), torch.randn(3, 2, device=DEVICE).double()
     torch.library.opcheck(step_in_place, (state, u, a, b, c, None), test_utils=utilities)
 
