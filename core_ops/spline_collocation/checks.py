@@ -16,8 +16,8 @@ def looks(check: bool, x: Tensor) -> bool:
 
 
 def version(x: Tensor) -> int:
-    """How often a tensor was written to in place; -1 where it does not tell, under inference mode."""
-    return -1 if x.is_inference() else x._version
+    """How often a tensor was written to in place; -1 where it does not tell: under inference mode, in a trace."""
+    return -1 if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 
 def unchanged(x: Tensor, known: Tensor, then: int) -> bool:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Numbers of a table, and of queries, that one thread works on at once (measured, 2 MiB of cache a core).
 TABLE, PIECE = 2**19, 2**16
+# Series of a block at least, so that a step of elimination is more than its call; and cells up to which that is so.
+SERIES, LONGEST = 1024, 1024
 # Up to so many cells elimination is the quickest whatever the number of series.
 ELIMINATED = 128
 
@@ -36,11 +38,12 @@ def suits(cells: int, *tensors: Tensor) -> bool:
 
 def solves(spline: "SplineCollocation", data: Tensor, *x: Tensor) -> bool:
     """Whether `fit`, or with queries `interpolate`, runs a call."""
-    if spline.own_points is not None or spline.ends.periodic:
+    # One partition for all has one elimination for all.
+    if spline.own_points is not None or spline.ends.periodic or spline.knots.dim() == 1:
         return False
     # Few long systems are quicker reduced than eliminated.
-    few = spline.cells > ELIMINATED and data.shape[:-1].numel() < spline.cells
-    return not few and suits(spline.cells, data, spline.knots, *x)
+    few = spline.cells > ELIMINATED and spline.knots.shape[:-1].numel() < spline.cells
+    return not few and spline.cells <= LONGEST and suits(spline.cells, data, spline.knots, *x)
 
 
 @functools.cache
@@ -186,7 +189,8 @@ def blend(t: Tensor, c: list[Tensor], z: Tensor, y: Tensor, order: int) -> None:
 def blocks(series: int, cells: int, order: int) -> range:
     """The first series of every block whose table is made at once."""
     count = TABLE * torch.get_num_threads() // ((order + 3) * depth(cells))
-    return range(0, series, min(ROWS, max(1, count)))
+    least = SERIES if cells <= LONGEST else 1
+    return range(0, series, min(ROWS, max(least, count)))
 
 
 def flat(*tensors: Tensor) -> tuple[torch.Size, list[Tensor]]:

@@ -77,7 +77,9 @@ def values(coeffs: Tensor, knots: Tensor, x: Tensor, cell: Cell, order: int, der
     if derivative > 0:
         table = differentiate(coeffs, knots.diff().to(coeffs.dtype), cell, order, derivative)
         stride = order + 1
-    if cell.nodes.dim() == 1 and max(knots.dim(), x.dim()) > 1 and direct.suits(knots.shape[-1], coeffs, knots, x):
+    # Tables of all cells pay where queries are not much fewer.
+    many = max(knots.dim(), x.dim()) > 1 and 4 * x.shape[-1] >= knots.shape[-1]
+    if many and cell.nodes.dim() == 1 and direct.suits(knots.shape[-1], coeffs, knots, x):
         return direct.values(table, stride, knots, x, order)
     at, s = locate(knots, x)
     return combine(local_basis(s.to(coeffs.dtype), at, cell), table, at, stride)

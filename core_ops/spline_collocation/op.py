@@ -22,14 +22,13 @@ from .ends import Ends, ends_of
 from .evaluate import antiderivative, values
 from .fused import interpolate as fused_interpolate
 from .fused import refuses as refuses_fused
+from .kept import Kept
 from .solve import knot_values, narrow, nodal, split
 from .stencil import Stencils
 
 # Up to so many entries of a data vector, and of an operator, one GEMM is faster than solving and looking cells up.
 OPERATOR_SIZE = 1024
 OPERATOR_ENTRIES = 2**22
-# Operators kept by one spline, the oldest dropped first.
-OPERATORS = 8
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def run_fused(spline: "SplineCollocation", data: Tensor, x: Tensor, derivative: 
 
 def run_torch(spline: "SplineCollocation", data: Tensor, x: Tensor, derivative: int) -> Tensor:
     """Solve, then look every query's cell up; on a CPU without gradients in place, a block of series at a time."""
-    if derivative == 0 and max(spline.knots.dim(), x.dim()) > 1 and direct.solves(spline, data, x):
+    if derivative == 0 and direct.solves(spline, data, x):
         return direct.interpolate(data, spline.knots, x, spline.order, spline.ends)
     coeffs = spline.solve(data)
     return values(coeffs, spline.knots, x, spline.cell.to(data), spline.order, derivative)
@@ -134,7 +133,7 @@ class SplineCollocation:
         self._stencils: Stencils | None = None
         # Queries that were looked at: the same tensor, unchanged, need not be again.
         self._seen: tuple[Tensor, int] | None = None
-        self._operators: list[tuple[Tensor, int, int, Tensor]] = []
+        self._operators = Kept()
         self._inverse: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     @property
@@ -227,6 +226,11 @@ class SplineCollocation:
         """
         wide = data.float() if data.dtype in (torch.float16, torch.bfloat16) else data
         self._check_data("call", wide)
+        if impl in ("auto", "operator") and self.fixed and x.dim() == 1 and not x.requires_grad:
+            # Queries that are still those of the last call need neither checks nor a choice.
+            matrix = self._operators.same(x, derivative, wide.dtype)
+            if matrix is not None and self.size <= OPERATOR_SIZE and matrix.numel() <= OPERATOR_ENTRIES:
+                return (wide @ matrix.mT).to(data.dtype)
         x = self.check_queries("call", x, derivative)
         call = Call(
             device=data.device.type,
@@ -256,18 +260,13 @@ class SplineCollocation:
 
     def kept_operator(self, x: Tensor, derivative: int, dtype: torch.dtype) -> Tensor:
         """`operator` at queries that were checked: the one that is kept, or a new one."""
-        keep = self.fixed and not x.requires_grad
-        if keep:
-            for known, then, times, kept in self._operators:
-                same = unchanged(x, known, then)
-                # Contents are compared on the CPU only: on a GPU that would wait for the device.
-                same = same or (not x.is_cuda and known.dtype == x.dtype and torch.equal(known, x))
-                if same and times == derivative and (kept.dtype, kept.device) == (dtype, x.device):
-                    return kept
+        # A graph that is traced holds its own operator.
+        keep = self.fixed and not x.requires_grad and not torch.compiler.is_compiling()
+        if keep and (found := self._operators.equal(x, derivative, dtype)) is not None:
+            return found
         matrix = narrow(self._operator(x, derivative), dtype)
         if keep:
-            kept_x = x if x.is_cuda else x.clone()
-            self._operators = [*self._operators[-OPERATORS + 1 :], (kept_x, version(kept_x), derivative, matrix)]
+            self._operators.keep(x, derivative, matrix)
         return matrix
 
     def stencil(

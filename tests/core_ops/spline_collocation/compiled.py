@@ -28,8 +28,12 @@ def plane(knots: Tensor, data: Tensor, square: Tensor) -> Tensor:
     return field.at(field.fit(square.sin()), x.T).square().sum() + 0 * (knots.sum() + data.sum())
 
 
+def operator(knots: Tensor, data: Tensor, square: Tensor) -> Tensor:
+    return fixed(data.sin(), x[0]).square().sum() + 0 * (knots.sum() + square.sum())
+
+
 count = 0
-for f in (together, apart, plane):
+for f in (together, apart, plane, operator):
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
     leaves = (knots, data, square)
     for got, want in zip(*(torch.autograd.grad(g(*leaves), leaves) for g in (compiled, f)), strict=True):

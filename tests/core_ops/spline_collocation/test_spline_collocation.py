@@ -334,6 +334,7 @@ def test_pieces_equal_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(spline(data, x), whole)
     assert torch.equal(spline(data[:1], x[:, :3], 1), spline(data[:1].expand(7, -1), x[:, :3], 1))
     monkeypatch.setattr(direct, "TABLE", 100)
+    monkeypatch.setattr(direct, "SERIES", 2)
     assert torch.equal(spline(data, x), whole)
     assert torch.equal(spline.fit(data), coeffs)
     assert torch.equal(spline.evaluate(coeffs, x), whole)
@@ -352,6 +353,24 @@ def test_operator_is_cached_until_its_queries_change() -> None:
     for _ in range(30):
         spline.operator(torch.rand(3, dtype=torch.float64) * 0.1)
     assert len(spline._operators) <= 8
+
+
+def test_the_last_queries_are_known_until_they_change_or_need_a_gradient() -> None:
+    spline = SplineCollocation(_knots(5), 3)
+    x, data = _queries(spline.knots, 6), _random(2, spline.size)
+    first = spline(data, x)
+    assert torch.equal(spline(data, x), first)
+    assert torch.equal(spline(data, x.clone()), first)
+    assert spline(data.float(), x).dtype == torch.float32
+    assert len(spline._operators) == 2
+    assert _relative(spline(data, x, impl="torch"), first) < 1e-13
+    leaf = x.requires_grad_()
+    (slope,) = torch.autograd.grad(spline(data, leaf).sum(), leaf)
+    assert _relative(slope, spline(data, leaf.detach(), 1).sum(0)) < 1e-12
+    with torch.no_grad():
+        x[0] = spline.knots[0]
+        x.requires_grad_(False)
+    assert _relative(spline(data, x)[:, 0], data[:, 0]) < 1e-13
 
 
 def test_large_problems_do_not_build_an_operator() -> None:
@@ -388,7 +407,7 @@ def test_compiles_whole() -> None:
         [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, cwd=root
     )
     assert done.returncode == 0, done.stderr
-    assert "3 compiled" in done.stdout
+    assert "4 compiled" in done.stdout
 
 
 GOOD = torch.linspace(0, 1, 5)
