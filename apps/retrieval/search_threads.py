@@ -44,7 +44,7 @@ class _Job(NamedTuple):
 
 
 class SearchThreads:
-    """Threads that start when they are needed, and end with the last reference to this.
+    """Threads that start when they are needed, and end with the last reference to this, or `close`.
 
     Args:
         collection: Where is searched; queries are encoded together where its encoder is a `ServingEncoder`.
@@ -65,6 +65,10 @@ class SearchThreads:
             self._waiting.append(job)
             self._pool.submit(self._encode)
         return job.done
+
+    def close(self) -> None:
+        """Wait for what is being answered: nobody may read an index that is closed."""
+        self._pool.shutdown(cancel_futures=True)
 
     def _begin(self, job: _Job) -> None:
         if job.done.set_running_or_notify_cancel():

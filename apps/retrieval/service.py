@@ -4,6 +4,8 @@
 import asyncio
 import base64
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -110,9 +112,17 @@ def service(
     if meter is None:
         meter = Meter()
         meter.loaded.set()
-    app = FastAPI(title="farfield retrieval", docs_url=None, redoc_url=None)
+    searches = SearchThreads(collection)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        searches.close()
+
+    app = FastAPI(title="farfield retrieval", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(Guard, limits=limits, token=token, meter=meter)
     _errors(app, collection, meter)
+    _search(app, collection, limits, searches)
     _documents(app, collection, limits)
     _embeddings(app, collection, limits)
 
@@ -149,9 +159,7 @@ def _held(collection: Collection, meter: Meter) -> dict[str, Any]:
         return {}
 
 
-def _documents(app: FastAPI, collection: Collection, limits: Limits) -> None:
-    searches = SearchThreads(collection)
-
+def _search(app: FastAPI, collection: Collection, limits: Limits, searches: SearchThreads) -> None:
     @app.post("/search", response_model=dict[str, Any])
     async def search(body: SearchBody) -> Response:
         """The best documents, each with its best window, the window's characters and both cosines."""
@@ -160,6 +168,8 @@ def _documents(app: FastAPI, collection: Collection, limits: Limits) -> None:
         answer = searches.ask(Search(body.query, body.k, body.mode, body.by, body.filters))
         return Response(await asyncio.wrap_future(answer), media_type="application/json")
 
+
+def _documents(app: FastAPI, collection: Collection, limits: Limits) -> None:
     @app.post("/documents")
     def write(body: DocumentsBody, request: Request) -> dict[str, Any]:
         """Write documents: on disk and searchable when it answers 200, not stored when it answers anything else.

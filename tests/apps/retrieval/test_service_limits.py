@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from farfield.apps.cli.compose import composed
 from farfield.apps.retrieval.collection import Collection
+from farfield.apps.retrieval.document import Document
 from farfield.apps.retrieval.serve import serve
 from farfield.apps.retrieval.service import service
 from farfield.apps.retrieval.service_guard import Deadline, Expired, Limits
@@ -165,6 +166,24 @@ def test_too_many_at_once_and_too_slow_are_said(tmp_path):
         time.sleep(2)
         # What was refused is not stored later either.
         assert len(collection) == 0
+
+
+def test_a_search_past_its_time_is_refused_at_once_and_the_next_is_answered(tmp_path):
+    free = threading.Event()
+
+    class Held(FakeEncoder):
+        def encode_queries(self, texts, **how):
+            assert free.wait(20)
+            return super().encode_queries(texts, **how)
+
+    with Collection.create(tmp_path / "index", Held()) as collection:
+        collection.add([Document("a", "alpha")])
+        with TestClient(service(collection, Limits(seconds=0.3))) as client:
+            for _ in range(3):
+                answer = client.post("/search", json={"query": "alpha"})
+                assert (answer.status_code, answer.json()["error_type"]) == (503, "timeout")
+            free.set()
+            assert client.post("/search", json={"query": "alpha"}).json()["hits"][0]["id"] == "a"
 
 
 def test_a_write_past_its_time_that_commits_already_is_answered(collection):
