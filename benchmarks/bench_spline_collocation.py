@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.harness import Bench, Row, main, measure_together, shape, speedup
 from farfield.core_ops.banded import tridiagonal_solve
-from farfield.core_ops.spline_collocation import SplineCollocation, TensorCollocation, curvature, equidistribute
+from farfield.core_ops.spline_collocation import SplineCollocation, TensorCollocation, curvature, equidistribute, fused
 
 # (series, cells, order, queries)
 LINES = ((10_000, 16, 3, 32), (10_000, 16, 3, 64), (1_000, 64, 5, 256))
@@ -74,6 +74,10 @@ def fixed(bench: Bench, series: int, cells: int, order: int, queries: int) -> It
         "farfield-solve": lambda: spline(data, x, impl="torch"),
         "torch-dense": lambda: dense(spline, data, x),
     }
+    if bench.device.type == "cpu":
+        # What is left when all but the product is free.
+        matrix = spline.operator(x)
+        providers["torch-gemm"] = lambda: data @ matrix.mT
     where = shape(B=series, N=cells, r=order, Q=queries, partition="one")
     yield from rows(
         bench, providers, where, wide(data.double(), x.double()), series, 4 * (data.numel() + series * queries)
@@ -91,6 +95,10 @@ def own_partitions(bench: Bench, series: int, cells: int, order: int, queries: i
         providers: dict[str, Callable[[], Tensor]] = {"farfield": lambda x=x: spline(data, x)}
         if bench.device.type == "cuda":
             providers["farfield-torch"] = lambda x=x: spline(data, x, impl="torch")
+        else:
+            # Coefficients that are kept, and a partition that is new, looked at and thrown away.
+            providers["farfield-steps"] = lambda x=x: spline.evaluate(spline.fit(data), x)
+            providers["farfield-new"] = lambda x=x: SplineCollocation(knots, order)(data, x)
         providers["torch-dense"] = lambda x=x: dense(spline, data, x)
         wide = SplineCollocation(knots.double(), order)(data.double(), x.double(), impl="torch")
         where = shape(B=series, N=cells, r=order, Q=queries, partition="each", queries=name)
@@ -110,6 +118,21 @@ def own_partitions(bench: Bench, series: int, cells: int, order: int, queries: i
     moved = 4 * (3 * data.numel() + 3 * knots.numel() + 3 * own.numel() + 2 * dy.numel())
     for p, t in times.items():
         yield bench.row("spline_collocation", p, "fwdbwd", where, "fp32", times=t, moved_bytes=moved)
+    if bench.device.type == "cuda":
+        yield from gradients_alone(bench, leaves, dy, order, where)
+
+
+def gradients_alone(bench: Bench, leaves: tuple[Tensor, ...], dy: Tensor, order: int, where: str) -> Iterator[Row]:
+    """The gradients' kernel without its forward, on a GPU."""
+    wide = tuple(t.detach().double().requires_grad_() for t in leaves)
+    y = SplineCollocation(wide[1], order, check=False)(wide[0], wide[2], impl="torch")
+    expected = torch.autograd.grad(y, wide, dy.double())
+    data, knots, x = (t.detach() for t in leaves)
+    _, v = fused.forward(data, knots, x, order, False, False, 0)
+    providers = {"farfield": lambda: fused.backward(dy, data, knots, x, v, order, False, False, 0)}
+    times = measure_together(providers, expected=expected, tolerance=TOLERANCE, seconds=bench.seconds)
+    moved = 4 * (2 * data.numel() + 3 * knots.numel() + 3 * dy.numel())
+    yield bench.row("spline_collocation", "farfield", "bwd", where, "fp32", times=times["farfield"], moved_bytes=moved)
 
 
 def rows(

@@ -16,8 +16,6 @@ from ..nvrtc import Module
 from .cell import gauss
 
 SOURCE = Path(__file__).with_name("spline.cuh")
-# Cells and their copies that the sums of a series are spread over, so that few lanes meet in one place.
-PLACES = 64
 # Shared memory of a block that every device has.
 SHARED = 48 << 10
 
@@ -40,9 +38,7 @@ class Plan:
     cells: int
     warps: int = 4
     blocks: int = 8
-    unroll: int = 2
-    places: int = PLACES
-    ahead: int = 1
+    unroll: int = 4
 
     @property
     def lanes(self) -> int:
@@ -58,11 +54,6 @@ class Plan:
     def held(self) -> int:
         """Cells of a lane."""
         return -(-self.entries // self.lanes)
-
-    @property
-    def copies(self) -> int:
-        """Of the sums over the queries of a cell."""
-        return max(1, min(8, self.places // (self.lanes * self.held)))
 
     @property
     def steps(self) -> int:
@@ -83,12 +74,12 @@ class Plan:
         return torch.float64 if self.wide else torch.float32
 
     def bytes(self, backward: bool) -> int:
-        """Shared memory of a warp, as Kept and Sums count it."""
-        size, series, cells = 8 if self.wide else 4, 32 // self.lanes, self.lanes * self.held
-        row = (self.order + 2 - self.times) // 2 * 2
-        kept = series * ((1 << self.steps) + 2 * cells + 1)
-        total = -(-kept * size // 16) * 16 + series * cells * row * size
-        return total + backward * -(-series * (self.copies * cells * row + 4) * size // 16) * 16
+        """Shared memory of a warp, as Kept counts it."""
+        series, cells, tree = 32 // self.lanes, self.lanes * self.held, 1 << self.steps
+        table = cells * (self.order - self.times + (not backward))
+        table = max(table, cells * (self.order - 1) + 2) if backward else table
+        numbers = tree + 2 * cells + 1 + table + 32 * (1 + self.held) * backward
+        return (8 if self.wide else 4) * series * numbers
 
     def warps_of(self, backward: bool) -> int:
         """Warps of a block that shared memory has room for."""
@@ -102,8 +93,8 @@ class Plan:
         return {
             "BACKWARD": int(backward), "WIDE": int(self.wide), "ORDER": self.order, "TIMES": self.times,
             "LEFT": int(self.left), "RIGHT": int(self.right), "STEPS": self.steps, "REDUCE": self.reduce,
-            "LANES": self.lanes, "HELD": self.held, "COPIES": self.copies, "WARPS": warps, "BLOCKS": rationed,
-            "UNROLL": self.unroll, "AHEAD": self.ahead, **{f"POINT_{k + 1}": str(point) for k, point in enumerate(points)},
+            "LANES": self.lanes, "HELD": self.held, "WARPS": warps, "BLOCKS": rationed,
+            "UNROLL": self.unroll, **{f"POINT_{k + 1}": str(point) for k, point in enumerate(points)},
         }  # fmt: skip
 
 

@@ -1,13 +1,14 @@
-// A spline of every series at its queries, and the gradients: LANES lanes hold the cells of a series, all of a warp its queries.
+// A spline of every series at its queries, and the gradients: LANES lanes hold the cells of a series and ask its queries.
 //
-// Options: BACKWARD which kernel; ORDER r; LEFT, RIGHT whether a slope is given there; TIMES the derivative; STEPS bits of a cell's number; LANES a series;
-// HELD cells a lane; COPIES of the sums over a cell's queries; REDUCE steps of the reduction; WARPS a block, BLOCKS a multiprocessor;
-// WIDE float64; POINT_1 to POINT_7 the r - 1 Gauss points of a cell, t = 2 s - 1 from -1 to 1, then zeros.
+// Options: BACKWARD which kernel; WIDE float64; ORDER r; TIMES the derivative; LEFT, RIGHT whether a slope is given there; STEPS bits of
+// a cell's number; LANES a series; HELD cells a lane; REDUCE steps of the reduction; WARPS a block, BLOCKS a multiprocessor; UNROLL
+// queries of a lane in flight; POINT_1 to POINT_7 the r - 1 Gauss points of a cell, t = 2 s - 1 from -1 to 1, then zeros.
 // Shapes: B series, N cells, Q queries; full (B, size), knots (B or 1, N + 1), x (B or 1, Q), y, g (B, Q), v (B, N + 1).
 #ifndef HOST_EMULATION
 #define DEVICE __device__ __forceinline__
 #define CONSTANT __constant__
 #define SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#define PIN(word) asm volatile("" : "+r"(word))
 #define PREFETCH(address) asm volatile("prefetch.global.L2 [%0];" ::"l"(address))
 #endif
 #if WIDE
@@ -25,8 +26,12 @@ constexpr unsigned ALL = 0xffffffff;
 constexpr int AT_ONCE = UNROLL;
 constexpr int SERIES = 32 / LANES, CELLS = LANES * HELD, TREE = 1 << STEPS, NODES = ORDER + 1;
 constexpr int TERMS = NODES - TIMES, SLOPE_TERMS = TERMS - 1;
-// A row of coefficients or sums, read as vectors.
-constexpr int ROW = (TERMS + 1) / 2 * 2, VECTOR = ROW % 4 == 0 ? 4 : 2;
+// Coefficients of a cell that queries read.
+constexpr int KEPT = BACKWARD ? SLOPE_TERMS : TERMS;
+// Rows of d_full are put together where coefficients were.
+constexpr int OUT = BACKWARD ? SERIES * (CELLS * (ORDER - 1) + 2) : 0, TABLE = SERIES * CELLS * KEPT;
+// Bits of a cell's number that tell its lane.
+constexpr int LOW = TREE < LANES ? STEPS : LANES == 32 ? 5 : LANES == 16 ? 4 : 3;
 constexpr real K = ORDER * ORDER - ORDER + 1, S = ORDER % 2 ? -1 : 1;
 
 // cos(pi a / b).
@@ -80,37 +85,15 @@ CONSTANT constexpr Tables TABLES;
 #define SLOPE(p, k) TABLES.of[TIMES + 1][p][k]
 #define START(k) TABLES.start[k]
 #define END(k) TABLES.end[k]
-struct alignas(VECTOR * sizeof(real) < 16 ? VECTOR * sizeof(real) : 16) Vector { real x[VECTOR]; };
-
-// What a warp keeps of its series in shared memory.
+// What a warp keeps of its series in shared memory. Number p of cell i of series s: table[(p SERIES + s) CELLS + i].
 struct Kept {
-  real knots[SERIES][TREE], scale[SERIES][CELLS], at_knots[SERIES][CELLS + 1];
-  alignas(16) real rows[SERIES][CELLS * ROW];
+  real starts[SERIES][TREE], scale[SERIES][CELLS];
+  real at_knots[SERIES][CELLS + 1], table[TABLE > OUT ? TABLE : OUT];
+#if BACKWARD
+  // Of 32 queries: t, and g where the query stands in a lane's cell e.
+  real asked[SERIES][32], given[HELD][SERIES][32];
+#endif
 };
-// Sums over queries, then rows of d_full, which end with two numbers more than the cells'.
-constexpr int SUMS = COPIES * CELLS * ROW;
-struct Sums {
-  alignas(16) real rows[SERIES * (SUMS + 4)];
-};
-
-DEVICE void load_row(real (&to)[ROW], const real* from) {
-#pragma unroll
-  for (int i = 0; i < ROW; i += VECTOR) {
-    const Vector v = *(const Vector*)(from + i);
-#pragma unroll
-    for (int k = 0; k < VECTOR; k++) to[i + k] = v.x[k];
-  }
-}
-
-DEVICE void store_row(real* to, const real (&from)[ROW]) {
-#pragma unroll
-  for (int i = 0; i < ROW; i += VECTOR) {
-    Vector v;
-#pragma unroll
-    for (int k = 0; k < VECTOR; k++) v.x[k] = from[i + k];
-    *(Vector*)(to + i) = v;
-  }
-}
 
 // Entry j of a series is number j / LANES of lane j % LANES. These read entry j - BY and j + BY, some other one where there is none.
 template <int BY> DEVICE void earlier(real (&to)[HELD], const real (&from)[HELD], int lane) {
@@ -224,32 +207,30 @@ struct Cells {
   DEVICE real inner(int e, int k) const { return has(e) ? values[(lane + LANES * e) * (ORDER - 1) + k] : real(0); }
 
   // Starts for the search, infinite from the last cell on; 2 / h.
-  DEVICE void keep(real* starts, real* scale) const {
+  DEVICE void keep(Kept& kept, int mine) const {
 #pragma unroll
     for (int e = 0; e < HELD; e++) {
       const int i = lane + LANES * e;
-      if (i < TREE) starts[i] = i < n ? from[e] : infinite();
-      scale[i] = 2 * inverse(width[e]);
+      if (i < TREE) kept.starts[mine][i] = i < n ? from[e] : infinite();
+      kept.scale[mine][i] = 2 * inverse(width[e]);
     }
-    for (int i = lane + CELLS; i < TREE; i += LANES) starts[i] = infinite();
+    for (int i = lane + CELLS; i < TREE; i += LANES) kept.starts[mine][i] = infinite();
   }
 };
 
-// What the queries' loop reads is asked for before the solve waits for its own data.
-DEVICE void ask(const real* rows, int count) {
-  for (int i = threadIdx.x % 32 * (128 / sizeof(real)); i < count; i += 32 * (128 / sizeof(real))) PREFETCH(rows + i);
-}
-
-#if !BACKWARD
-// The cell of x, the right one at a knot.
-DEVICE int find(const real* starts, real x) {
+// The cell of x, the right one at a knot; every lane's answers, the last first.
+template <bool VOTE> DEVICE int find(const Kept& kept, int mine, real x, unsigned (&votes)[STEPS + 1]) {
   int cell = 0;
 #pragma unroll
-  for (int step = TREE / 2; step; step /= 2)
-    if (starts[cell + step] <= x) cell += step;
+  for (int bit = STEPS - 1; bit >= 0; bit--) {
+    const bool right = kept.starts[mine][cell + (1 << bit)] <= x;
+    if (VOTE) votes[bit] = __ballot_sync(ALL, right);
+    if (right) cell += 1 << bit;
+  }
   return cell;
 }
 
+#if !BACKWARD
 // v, and S at the queries.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS) spline_forward(
     const real* __restrict__ full, const real* __restrict__ knots, const real* __restrict__ x, real* __restrict__ y,
@@ -259,13 +240,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS) spline_forward(
   const int first = (blockIdx.x * WARPS + warp) * SERIES, b = first + mine;
   if (first >= series) return;
   Kept& kept = ((Kept*)memory)[warp];
-  const int rows = series - first < SERIES ? series - first : SERIES;
-  if (AHEAD) ask(x + (long long)first * x_stride, (x_stride ? rows : 1) * queries);
+  const bool live = b < series;
   {
-    const bool live = b < series;
     const long long row = (long long)b * size;
     const Cells cells(full + row, knots + (long long)b * knots_stride, lane, n, live);
-    cells.keep(kept.knots[mine], kept.scale[mine]);
+    cells.keep(kept, mine);
     real inner[HELD][ORDER - 1], at_start[HELD], at_end[HELD], moved[HELD], d[HELD];
 #pragma unroll
     for (int e = 0; e < HELD; e++) {
@@ -314,60 +293,46 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS) spline_forward(
     for (int e = 0; e < HELD; e++) {
       const int i = lane + LANES * e;
       if (i >= n) continue;
-      real c[ROW];
       const real before = at_knots[i], after = at_knots[i + 1];
       real by = 1;
 #pragma unroll
       for (int k = 0; k < TIMES; k++) by *= kept.scale[mine][i];
 #pragma unroll
-      for (int p = 0; p < ROW; p++) {
-        c[p] = 0;
-        if (p >= TERMS) continue;
-        c[p] = VALUE(p, 0) * before + VALUE(p, ORDER) * after;
+      for (int p = 0; p < TERMS; p++) {
+        real c = VALUE(p, 0) * before + VALUE(p, ORDER) * after;
 #pragma unroll
-        for (int k = 1; k < ORDER; k++) c[p] += VALUE(p, k) * inner[e][k - 1];
-        c[p] *= by;
+        for (int k = 1; k < ORDER; k++) c += VALUE(p, k) * inner[e][k - 1];
+        kept.table[(p * SERIES + mine) * CELLS + i] = c * by;
       }
-      store_row(kept.rows[mine] + i * ROW, c);
     }
     __syncwarp();
   }
-#pragma unroll
-  for (int s = 0; s < SERIES; s++) {
-    if (s >= rows) break;
-    const real* at = x + (long long)(first + s) * x_stride;
-    real* out = y + (long long)(first + s) * queries;
+  if (!live) return;
+  const real* places = x + (long long)b * x_stride;
+  real* out = y + (long long)b * queries;
 #pragma unroll AT_ONCE
-    for (int j = thread; j < queries; j += 32) {
-      const real place = at[j];
-      const int cell = find(kept.knots[s], place);
-      const real t = (place - kept.knots[s][cell]) * kept.scale[s][cell] - 1;
-      real c[ROW], sum, now = t, before = 1;
-      load_row(c, kept.rows[s] + cell * ROW);
-      sum = c[0];
+  for (int j = lane; j < queries; j += LANES) {
+    const real place = places[j];
+    unsigned none[STEPS + 1];
+    const int cell = find<false>(kept, mine, place, none);
+    const real t = (place - kept.starts[mine][cell]) * kept.scale[mine][cell] - 1;
+    const real* c = kept.table + mine * CELLS + cell;
+    real sum = c[0], now = t, before = 1;
 #pragma unroll
-      for (int p = 1; p < TERMS; p++) {
-        sum += c[p] * now;
-        const real next = 2 * t * now - before;
-        before = now, now = next;
-      }
-      out[j] = sum;
+    for (int p = 1; p < TERMS; p++) {
+      sum += c[p * SERIES * CELLS] * now;
+      const real next = 2 * t * now - before;
+      before = now, now = next;
     }
+    out[j] = sum;
   }
 }
 
 #else
-// The cell of x, the right one at a knot, and which lanes of the warp look into the same one.
-DEVICE int find(const real* starts, real x, unsigned& peers) {
-  int cell = 0;
-#pragma unroll
-  for (int step = TREE / 2; step; step /= 2) {
-    const bool right = starts[cell + step] <= x;
-    const unsigned all = __ballot_sync(ALL, right);
-    peers &= right ? all : ~all;
-    if (right) cell += step;
-  }
-  return cell;
+// What the queries' loop reads is asked for before the solve waits for its own data.
+DEVICE void ask(const real* rows, int count) {
+#pragma unroll 1
+  for (int i = threadIdx.x % 32 * (128 / sizeof(real)); i < count; i += 32 * (128 / sizeof(real))) PREFETCH(rows + i);
 }
 
 // The gradients of full, of the knots and of x, for every series.
@@ -380,115 +345,126 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS) spline_backward
   const int first = (blockIdx.x * WARPS + warp) * SERIES, b = first + mine;
   if (first >= series) return;
   Kept& kept = ((Kept*)memory)[warp];
-  Sums& sums = ((Sums*)((Kept*)memory + WARPS))[warp];
   const int rows = series - first < SERIES ? series - first : SERIES;
-  if (AHEAD) {
-    ask(x + (long long)first * x_stride, (x_stride ? rows : 1) * queries);
-    ask(g + (long long)first * queries, rows * queries);
-  }
+  ask(x + (long long)first * x_stride, (x_stride ? rows : 1) * queries);
+  ask(g + (long long)first * queries, rows * queries);
   const bool live = b < series;
   const Cells cells(full + (long long)b * size, knots + (long long)b * knots_stride, lane, n, live);
   const real* at_knots = v + (long long)b * (n + 1);
-  cells.keep(kept.knots[mine], kept.scale[mine]);
+  cells.keep(kept, mine);
   // Slopes at a cell's start and end, and the derivative's slope as coefficients.
   real at_start[HELD], at_end[HELD];
 #pragma unroll
   for (int e = 0; e < HELD; e++) {
     const int i = lane + LANES * e;
-    real u[NODES], c[ROW];
+    real u[NODES];
 #pragma unroll
     for (int k = 1; k < ORDER; k++) u[k] = cells.inner(e, k);
     u[0] = cells.has(e) ? at_knots[i] : real(0), u[ORDER] = cells.has(e) ? at_knots[i + 1] : real(0);
     at_start[e] = at_end[e] = 0;
 #pragma unroll
-    for (int k = 0; k < NODES; k++)
-      at_start[e] += START(k) * u[k], at_end[e] += END(k) * u[k];
+    for (int k = 0; k < NODES; k++) at_start[e] += START(k) * u[k], at_end[e] += END(k) * u[k];
     real by = kept.scale[mine][i];
 #pragma unroll
     for (int k = 0; k < TIMES; k++) by *= kept.scale[mine][i];
 #pragma unroll
-    for (int p = 0; p < ROW; p++) {
-      c[p] = 0;
-      if (p >= SLOPE_TERMS) continue;
+    for (int p = 0; p < SLOPE_TERMS; p++) {
+      real c = 0;
 #pragma unroll
-      for (int k = 0; k < NODES; k++) c[p] += SLOPE(p, k) * u[k];
-      c[p] *= by;
+      for (int k = 0; k < NODES; k++) c += SLOPE(p, k) * u[k];
+      kept.table[(p * SERIES + mine) * CELLS + i] = c * by;
     }
-    store_row(kept.rows[mine] + i * ROW, c);
-  }
-  {
-    const real nothing[ROW] = {};
-    for (int i = thread; i < SERIES * COPIES * CELLS; i += 32) store_row(sums.rows + i * ROW, nothing);
   }
   __syncwarp();
-  constexpr unsigned EVERY = COPIES == 1 ? ALL : COPIES == 2 ? 0x55555555 : COPIES == 4 ? 0x11111111 : 0x01010101;
+  // Sums over a cell's queries of g T_p(t).
+  real m[HELD][TERMS] = {};
+  {
+    const real *places = x + (long long)b * x_stride + lane, *given = g + (long long)b * queries + lane;
+    real* out = d_x + (long long)b * queries + lane;
+    const int count = live ? queries - lane : 0;
+    // Whether a bit of the number of the lane's cells is 0.
+    unsigned zero[LOW + 1];
 #pragma unroll
-  for (int s = 0; s < SERIES; s++) {
-    if (s >= rows) break;
-    const real* at = x + (long long)(first + s) * x_stride;
-    const real* given = g + (long long)(first + s) * queries;
-    real* out = d_x + (long long)(first + s) * queries;
-#pragma unroll AT_ONCE
-    for (int base = 0; base < queries; base += 32) {
-      const int j = base + thread;
-      const bool asked = j < queries;
-      const real place = asked ? at[j] : real(0), dy = asked ? given[j] : real(0);
-      unsigned peers = EVERY << thread % COPIES;
-      const int cell = find(kept.knots[s], place, peers);
-      const real t = (place - kept.knots[s][cell]) * kept.scale[s][cell] - 1;
-      real c[ROW], part[ROW], now = t, before = 1, slope;
-      load_row(c, kept.rows[s] + cell * ROW);
-      part[0] = dy, slope = c[0], part[ROW - 1] = 0;
+    for (int bit = 0; bit < LOW; bit++) {
+      zero[bit] = (lane >> bit & 1) - 1u;
+      PIN(zero[bit]);
+    }
+    for (int base = 0; base < queries; base += 32 * AT_ONCE) {
+      real place[AT_ONCE][SERIES], dy[AT_ONCE][SERIES];
 #pragma unroll
-      for (int p = 1; p < TERMS; p++) {
-        part[p] = dy * now;
-        if (p < SLOPE_TERMS) slope += c[p] * now;
-        const real next = 2 * t * now - before;
-        before = now, now = next;
+      for (int j = 0; j < 32 * AT_ONCE; j += LANES) {
+        const bool asked = base + j < count;
+        place[j / 32][j % 32 / LANES] = asked ? places[base + j] : real(0);
+        dy[j / 32][j % 32 / LANES] = asked ? given[base + j] : real(0);
       }
-      if (asked) out[j] = SLOPE_TERMS ? dy * slope : real(0);
-      // Lanes of one cell take turns, in order; different cells go together.
-      const int turn = asked ? __popc(peers & ((1u << thread) - 1)) : -1;
-      const int last = __reduce_max_sync(ALL, turn);
-      real* sum = sums.rows + s * SUMS + (thread % COPIES * CELLS + cell) * ROW;
-      for (int k = 0; k <= last; k++) {
-        if (k == turn) {
-          real total[ROW];
-          load_row(total, sum);
 #pragma unroll
-          for (int p = 0; p < ROW; p++) total[p] += part[p];
-          store_row(sum, total);
+      for (int chunk = 0; chunk < AT_ONCE; chunk++) {
+        // The series' 32 queries of this chunk that stand in the lane's cells.
+        unsigned left = 0;
+        if (chunk && base + 32 * chunk >= queries) break;
+#pragma unroll
+        for (int s = 0; s < SERIES; s++) {
+          const int j = base + 32 * chunk + LANES * s;
+          unsigned votes[STEPS + 1];
+          const int cell = find<true>(kept, mine, place[chunk][s], votes);
+          const real t = (place[chunk][s] - kept.starts[mine][cell]) * kept.scale[mine][cell] - 1;
+          const real* c = kept.table + mine * CELLS + cell;
+          real slope = SLOPE_TERMS ? c[0] : real(0), now = t, before = 1;
+#pragma unroll
+          for (int p = 1; p < SLOPE_TERMS; p++) {
+            slope += c[p * SERIES * CELLS] * now;
+            const real next = 2 * t * now - before;
+            before = now, now = next;
+          }
+          if (j < count) out[j] = SLOPE_TERMS ? dy[chunk][s] * slope : real(0);
+          unsigned in = __ballot_sync(ALL, j < count);
+#pragma unroll
+          for (int bit = 0; bit < LOW; bit++) in &= votes[bit] ^ zero[bit];
+          left |= (in >> mine * LANES & ALL >> (32 - LANES)) << LANES * s;
+          kept.asked[mine][LANES * s + lane] = t;
+#pragma unroll
+          for (int e = 0; e < HELD; e++)
+            kept.given[e][mine][LANES * s + lane] = HELD == 1 || cell / LANES == e ? dy[chunk][s] : real(0);
+        }
+        if (TREE < LANES && lane >= TREE) left = 0;
+        __syncwarp();
+        // Each lane takes what is asked in its cells: no conflicts, and always in one order.
+        while (left) {
+          const int from = 31 - __clz(left);
+          left ^= 1u << from;
+          const real t = kept.asked[mine][from];
+          real now = t, before = 1;
+#pragma unroll
+          for (int e = 0; e < HELD; e++) m[e][0] += kept.given[e][mine][from];
+#pragma unroll
+          for (int p = 1; p < TERMS; p++) {
+#pragma unroll
+            for (int e = 0; e < HELD; e++) m[e][p] += kept.given[e][mine][from] * now;
+            const real next = 2 * t * now - before;
+            before = now, now = next;
+          }
         }
         __syncwarp();
       }
     }
   }
-  __syncwarp();
   real nodal[HELD][NODES], to_start[HELD], to_end[HELD], d[HELD], moved[HELD];
 #pragma unroll
   for (int e = 0; e < HELD; e++) {
     const int i = lane + LANES * e;
-    real m[ROW], c[ROW];
-    load_row(m, sums.rows + mine * SUMS + i * ROW);
-#pragma unroll
-    for (int k = 1; k < COPIES; k++) {
-      real more[ROW];
-      load_row(more, sums.rows + mine * SUMS + (k * CELLS + i) * ROW);
-#pragma unroll
-      for (int p = 0; p < ROW; p++) m[p] += more[p];
-    }
-    load_row(c, kept.rows[mine] + i * ROW);
     real whole = 0, turned = 0, by = 1;
 #pragma unroll
-    for (int p = 0; p < SLOPE_TERMS; p++)
-      whole += c[p] * m[p], turned += c[p] * (p ? (m[p + 1] + m[p - 1]) / 2 : m[1]);
+    for (int p = 0; p < SLOPE_TERMS; p++) {
+      const real c = kept.table[(p * SERIES + mine) * CELLS + i];
+      whole += c * m[e][p], turned += c * (p ? (m[e][p + 1] + m[e][p - 1]) / 2 : m[e][1]);
+    }
 #pragma unroll
     for (int k = 0; k < TIMES; k++) by *= kept.scale[mine][i];
 #pragma unroll
     for (int k = 0; k < NODES; k++) {
       nodal[e][k] = 0;
 #pragma unroll
-      for (int p = 0; p < TERMS; p++) nodal[e][k] += VALUE(p, k) * m[p];
+      for (int p = 0; p < TERMS; p++) nodal[e][k] += VALUE(p, k) * m[e][p];
       nodal[e][k] *= by;
     }
     to_start[e] = (turned - whole) / 2, to_end[e] = (-turned - whole) / 2;
@@ -525,8 +501,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS) spline_backward
   if (!LEFT && lane == 0) multipliers[0] = 0;
   if (!RIGHT && lane == LANES - 1) multipliers[n] = 0;
   __syncwarp();
-  // Rows of d_full are put together where the sums were.
-  real* staged = sums.rows + mine * size;
+  real* staged = kept.table + mine * size;
   real* out_knots = d_knots + (long long)b * (n + 1);
 #pragma unroll
   for (int e = 0; e < HELD; e++) {
@@ -553,6 +528,6 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS) spline_backward
   __syncwarp();
   real* out = d_full + (long long)first * size;
   const int count = rows * size;
-  for (int i = thread; i < count; i += 32) out[i] = sums.rows[i];
+  for (int i = thread; i < count; i += 32) out[i] = kept.table[i];
 }
 #endif

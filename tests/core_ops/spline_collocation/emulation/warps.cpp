@@ -10,6 +10,7 @@
 #define DEVICE inline
 #define CONSTANT
 #define PREFETCH(address)
+#define PIN(word)
 #define SHARED(name) unsigned char* name = shared_memory
 #define __global__
 #define __launch_bounds__(...)
@@ -61,11 +62,7 @@ static unsigned __ballot_sync(unsigned, bool mine) {
   for (int i = 0; i < 32; i++) r |= (unsigned)(all[i] != 0) << i;
   return r;
 }
-static int __reduce_max_sync(unsigned, int mine) {
-  const double (&all)[32] = exchange(mine);
-  return (int)*std::max_element(all, all + 32);
-}
-static int __popc(unsigned x) { return __builtin_popcount(x); }
+static int __clz(unsigned x) { return x ? __builtin_clz(x) : 32; }
 static float __fdividef(float a, float b) { return a / b; }
 static float __int_as_float(int i) { float f; std::memcpy(&f, &i, 4); return f; }
 #include "spline.cuh"
@@ -113,4 +110,4 @@ extern "C" void emulate(int grid, int bytes, const real** in, real** out, const 
   launch(grid, bytes, [&] { spline_forward(in[0], in[1], in[2], out[0], out[1], n[0], n[1], n[2], n[3], n[4], n[5]); });
 #endif
 }
-extern "C" int shared_bytes() { return WARPS * (sizeof(Kept) + BACKWARD * sizeof(Sums)); }
+extern "C" int shared_bytes() { return WARPS * sizeof(Kept); }
