@@ -27,7 +27,7 @@ Read = Callable[[int, int], Codes]
 FAST = 32
 ORDER = np.arange(16).reshape(2, 8).T.ravel()
 # Bytes of codes that are in memory at once, unless this many looks at all of them are too few.
-AT_ONCE, LOOKS = 2**21, 16
+AT_ONCE, LOOKS = 2**20, 16
 
 
 def write(path: Path, read: Read, own: NDArray[np.int32], c: int, w: int, *, fast: bool) -> None:

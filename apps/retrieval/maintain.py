@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -74,17 +74,10 @@ def merge(collection: Collection, progress: Progress | None = None) -> None:
     Complexity: A vector is rewritten O(log n) times while an index grows to n. Memory: that of `ann.build`.
     """
     with alone(collection.folder, patience=60.0):
-        view = collection.refresh()
+        collection.refresh()
         clean(collection.store)
-        taken = len(view.parts[-1].docs)
-        names: list[str] = []
-        segments = [part for part in view.parts if isinstance(part, Segment)]
-        for segment in sorted(segments, key=lambda part: part.n):
-            if segment.n > GROWTH * taken:
-                break
-            taken += segment.n
-            names.append(segment.name)
-        if not len(view.parts[-1].docs) and len(names) < 2:
+        names, delta, taken = _taken(collection.view())
+        if not delta and len(names) < 2:
             return
         if names and choose(collection.store.meta("kind"), taken) != "flat":
             # That takes its time: what is in memory goes to disk before, and so does what comes meanwhile.
@@ -92,6 +85,18 @@ def merge(collection: Collection, progress: Progress | None = None) -> None:
             _rewrite(collection, names, None, _flushing(collection, progress), delta=False)
         else:
             _rewrite(collection, names, None, progress)
+
+
+def _taken(view: View) -> tuple[list[str], int, int]:
+    """Segments that are not much larger than what is merged already, vectors in memory, and those of both."""
+    delta = taken = view.parts[-1].n
+    names: list[str] = []
+    for segment in sorted((part for part in view.parts if isinstance(part, Segment)), key=lambda part: part.n):
+        if segment.n > GROWTH * taken:
+            break
+        taken += segment.n
+        names.append(segment.name)
+    return names, delta, taken
 
 
 def build(collection: Collection, kind: str | None = None, progress: Progress | None = None) -> None:
@@ -239,11 +244,11 @@ def _give_back() -> None:
 
 def _flushed(collection: Collection) -> list[str]:
     """The vectors in memory as a flat segment, which takes a moment; its name, or nothing where none is left."""
-    view = collection.refresh()
-    made = _made(collection.store, view.encoder, np.unique(view.parts[-1].docs), "flat", None)
+    base = _base(collection.refresh(), [], delta=True)
+    made = _made(collection.store, base.encoder, base.docs, "flat", None)
     if made is None:
         return []
-    _publish(collection, view, made, [], view.last_vector)
+    _publish(collection, base, made, [])
     _give_back()
     return [made[0]]
 
@@ -266,39 +271,50 @@ def _rewrite(
     collection: Collection, names: list[str], kind: str | None, progress: Progress | None, *, delta: bool = True
 ) -> None:
     """One segment in the place of some, and of the delta unless that stays, from the store's own vectors."""
-    view, store = collection.view(), collection.store
-    parts = [part for part in view.parts if (part.name in names if isinstance(part, Segment) else delta)]
-    docs = np.unique(np.concatenate([part.docs for part in parts]))
-    made = _made(store, view.encoder, docs, kind or store.meta("kind"), progress)
-    high = view.last_vector
-    if not delta:
-        # Segments that came meanwhile are newer.
-        highs = dict(store.db.execute("SELECT name, high FROM segments").fetchall())
-        high = max(highs[name] for name in names)
-    _publish(collection, view, made, names, high)
+    base, store = _base(collection.view(), names, delta), collection.store
+    made = _made(store, base.encoder, base.docs, kind or store.meta("kind"), progress)
+    _publish(collection, base, made, names)
     clean(store)
     _give_back()
 
 
-def _publish(collection: Collection, view: View, made: tuple[str, str] | None, names: Sequence[str], high: int) -> None:
-    """List a new segment in the place of some.
+class _Base(NamedTuple):
+    """What a new segment is made from: no view, whose vectors in memory would be kept as long."""
 
-    Args:
-        view: The state that it was made from.
-        high: It holds vectors up to this number.
-    """
+    encoder: int
+    docs: Rows
+    kept: list[Segment]
+    high: int
+    last_tombstone: int
+
+
+def _base(view: View, names: Sequence[str], delta: bool) -> _Base:
+    """Documents of some segments, and of the delta where that is wanted."""
+    segments = [part for part in view.parts if isinstance(part, Segment)]
+    docs = [segment.docs for segment in segments if segment.name in names]
+    docs += [view.parts[-1].docs] if delta else []
+    kept = [segment for segment in segments if segment.name not in names]
+    # Without the delta it is no newer than the newest of them: others may come meanwhile.
+    return _Base(
+        view.encoder, np.unique(np.concatenate(docs)), kept, view.last_vector if delta else 0, view.last_tombstone
+    )
+
+
+def _publish(collection: Collection, base: _Base, made: tuple[str, str] | None, names: Sequence[str]) -> None:
+    """List a new segment in the place of some."""
     store = collection.store
     with collection.prepared(made) as segment:
-        opened = [part for part in view.parts if isinstance(part, Segment) and part.name not in names]
-        opened += [segment] if segment is not None else []
-        gone = _forgotten(store, names, opened, view.last_tombstone)
+        opened = base.kept if segment is None else [*base.kept, segment]
+        gone = _forgotten(store, names, opened, base.last_tombstone)
         with store.writing() as db:
-            if db.execute("SELECT value FROM meta WHERE key = 'encoder'").fetchone()[0] != view.encoder:
+            if db.execute("SELECT value FROM meta WHERE key = 'encoder'").fetchone()[0] != base.encoder:
                 raise UserError(f"{store.folder}: the encoder changed meanwhile; try again")
+            highs = dict(db.execute("SELECT name, high FROM segments").fetchall())
+            high = base.high or max(highs[name] for name in names)
             for name in names:
                 db.execute("DELETE FROM segments WHERE name = ?", [name])
             if made is not None:
-                db.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", [made[0], view.encoder, high, made[1]])
+                db.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", [made[0], base.encoder, high, made[1]])
             db.executemany("DELETE FROM tombstones WHERE seq = ?", gone)
         collection.refresh()
 
