@@ -1,4 +1,4 @@
-"""A small index of the fake encoder, and its service without a port."""
+"""A small index of the fake encoder, and its service without a port; the folder of QMSum and PEP."""
 
 import pytest
 
@@ -21,3 +21,14 @@ def client(collection):
     from tests.apps.retrieval.served import LIMITS
 
     return TestClient(service(collection, LIMITS), raise_server_exceptions=True)
+
+
+@pytest.fixture(scope="session")
+def data_root():
+    from farfield.apps.retrieval import loco
+    from farfield.apps.training.errors import UserError
+
+    try:
+        return loco.data_root(None)
+    except UserError as error:
+        pytest.skip(str(error))

