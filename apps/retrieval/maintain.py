@@ -284,7 +284,7 @@ class _Base(NamedTuple):
     encoder: int
     docs: Rows
     kept: list[Segment]
-    high: int
+    high: int | None
     last_tombstone: int
 
 
@@ -296,7 +296,7 @@ def _base(view: View, names: Sequence[str], delta: bool) -> _Base:
     kept = [segment for segment in segments if segment.name not in names]
     # Without the delta it is no newer than the newest of them: others may come meanwhile.
     return _Base(
-        view.encoder, np.unique(np.concatenate(docs)), kept, view.last_vector if delta else 0, view.last_tombstone
+        view.encoder, np.unique(np.concatenate(docs)), kept, view.last_vector if delta else None, view.last_tombstone
     )
 
 
@@ -310,7 +310,7 @@ def _publish(collection: Collection, base: _Base, made: tuple[str, str] | None, 
             if db.execute("SELECT value FROM meta WHERE key = 'encoder'").fetchone()[0] != base.encoder:
                 raise UserError(f"{store.folder}: the encoder changed meanwhile; try again")
             highs = dict(db.execute("SELECT name, high FROM segments").fetchall())
-            high = base.high or max(highs[name] for name in names)
+            high = max(highs[name] for name in names) if base.high is None else base.high
             for name in names:
                 db.execute("DELETE FROM segments WHERE name = ?", [name])
             if made is not None:
