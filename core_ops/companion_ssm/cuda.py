@@ -18,8 +18,8 @@ from ..fftconv.cuda.selfcheck import RUN_ON, architecture, capability
 from ..nvrtc import Module
 
 SOURCE = Path(__file__).parent / "recurrence.cuh"
-# Threads of a block; outputs of a lane, which up to so many others share with it.
-THREADS, OUTPUTS, MOST_SHARED = 256, 8, 8
+# Outputs of a lane, which up to so many lanes share.
+OUTPUTS, MOST_SHARED = 8, 8
 # A step in which all threads wait for each other takes as long as so many products.
 STEP = 24_000
 # The most terms of a block, where there are not more states.
@@ -66,9 +66,14 @@ def block_terms(states: int, length: int, given: int) -> int:
     return min((s for s in parts if min(lags, whole) <= s <= max(lags, MOST_TERMS)), key=cost)
 
 
-def split(block: int) -> int:
+def threads(states: int) -> int:
+    """Threads of a block: more where a block has much to sum, fewer where several share a multiprocessor."""
+    return 512 if states > 128 else 256
+
+
+def split(states: int, block: int) -> int:
     """Lanes that share an output, so that all threads have one."""
-    return min(MOST_SHARED, 1 << max(0, math.ceil(math.log2(THREADS * OUTPUTS / block))))
+    return min(MOST_SHARED, 1 << max(0, math.ceil(math.log2(threads(states) * OUTPUTS / block))))
 
 
 def refuses(states: int, length: int) -> str | None:
@@ -84,14 +89,11 @@ def refuses(states: int, length: int) -> str | None:
     return None
 
 
-def options(block: int, wide: bool, out: bool, series: bool, plan: RowPlan | None) -> dict[str, int]:
+def options(states: int, block: int, wide: bool, out: bool, series: bool, plan: RowPlan | None) -> dict[str, int]:
     """Macros of recurrence.cuh: wide operands, wide results; a plan where spectra are wanted."""
-    own = {"BLOCK": THREADS, "IN": int(wide), "OUT": int(out), "SERIES": int(series), "SPECTRUM": 0}
-    own["SPLIT"] = split(block)
-    if plan is None:
-        return own
-    threads = max(THREADS, plan.group_threads)
-    return {**own, **plan.spectrum_options(), "BLOCK": threads, "SPECTRUM": 1}
+    own = {"BLOCK": threads(states), "SPLIT": split(states, block), "IN": int(wide), "OUT": int(out)}
+    own |= {"SERIES": int(series), "SPECTRUM": int(plan is not None)}
+    return own if plan is None else {**own, **plan.spectrum_options()}
 
 
 @cache
@@ -108,7 +110,7 @@ def start(
     rows, states = a.shape
     series = c is None
     block = block_terms(states, length, given)
-    macros = options(block, a.dtype == torch.float64, double, series, plan)
+    macros = options(states, block, a.dtype == torch.float64, double, series, plan)
     kernel = module(tuple(macros.items()), a.device.index)
     shared = shared_bytes(states, block, series)
     if plan is not None:

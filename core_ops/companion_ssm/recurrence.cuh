@@ -110,6 +110,32 @@ template <int R, int S> FI void grow(int rank, int threads, Vector h, Vector r, 
   auto sum = [&](double* s, int lowest, int group, int split) { add<R, S>(s, Part{r, 0}, Part{h, shift}, reach, lowest, group, split); };
   correlate<R, S>(rank, threads, first, end, sum, [&](int o, double v) { h[o] = v; });
 }
+// h from n to 2 n <= 64 terms by one warp, an output a lane.
+template <int n> FI void twice(int lane, Vector p, Vector h, Vector r) {
+  const int block = 4 * h.groups, lags = 4 * p.groups, i = min(lane, n - 1);
+  if (block <= n) return;
+  double s[4] = {}, t[4] = {}, f[4];
+  each<n / 4>([&](auto g) {
+    constexpr int G = decltype(g)::v;
+    h.read(f, h.groups - n / 4 + G);
+    each<4>([&](auto j) {
+      constexpr int J = decltype(j)::v;
+      s[J] = fma(f[J], p[min(i + 4 * G + J, lags)], s[J]);
+    });
+  });
+  if (lane < min(n, lags)) r[lane] = (s[0] + s[1]) + (s[2] + s[3]);
+  __syncwarp();
+  each<n / 4>([&](auto g) {
+    constexpr int G = decltype(g)::v;
+    r.read(f, G);
+    each<4>([&](auto j) {
+      constexpr int J = decltype(j)::v;
+      t[J] = fma(f[J], h[min(block - 1 - i + 4 * G + J, block)], t[J]);
+    });
+  });
+  if (lane < min(n, block - n)) h[block - 1 - n - lane] = (t[0] + t[1]) + (t[2] + t[3]);
+  __syncwarp();
+}
 
 // a, b, c: the system; with SERIES a is p and b is x, of `given` terms.
 extern "C" __global__ void __launch_bounds__(BLOCK) recurrence(
@@ -153,13 +179,6 @@ extern "C" __global__ void __launch_bounds__(BLOCK) recurrence(
 
   // The first warp makes the first 64 terms of h, the others N: N[j] = cb[j] + sum_{i<j} ca[i] b[d-j+i] - cb[i] a[d-j+i], where
   // cb[j] = sum_m c[j+m] b[m], ca likewise of a.
-  auto begin = [&](int m) {
-    if (m >= block) return;
-    const int reach = min(lags, m / 4);
-    from_past<4>(tid, 32, p, Part{h, terms - m / 4}, reach, [&](int o, double v) { r[o] = v; });
-    __syncwarp();
-    grow<1, 4>(tid, 32, h, r, m, reach);
-  };
   if (warp == 0) {
     double f[16], g[16];
     each<4>([&](auto i) { p.read(f + 4 * decltype(i)::v, decltype(i)::v); });
@@ -172,28 +191,29 @@ extern "C" __global__ void __launch_bounds__(BLOCK) recurrence(
     });
     if (tid == 0) each<16>([&](auto j) { h[block - 1 - decltype(j)::v] = g[decltype(j)::v]; });
     __syncwarp();
-    begin(16);
+    twice<16>(tid, p, h, r);
   }
 #if !SERIES
   if (warp > 0) {
-    auto against = [&](Vector w, Vector to) {
-      auto sum = [&](double* s, int lowest, int group, int split) { add<2, 8>(s, Part{w, 0}, Part{c, 0}, lags, lowest, group, split); };
-      correlate<2, 8>(tid - 32, BLOCK - 32, 0, lags, sum, [&](int o, double v) { to[o] = v; });
+    // cb, then ca: as one vector of twice the groups.
+    auto sum = [&](double* s, int lowest, int group, int split) {
+      const int least = lowest >= lags ? lowest - lags : lowest + 8 > lags ? 0 : lowest;
+      add<2, 8>(s, Part{group < lags ? b : a, 0}, Part{c, 0}, lags, least, group < lags ? group : group - lags, split);
     };
-    against(b, cb);
-    against(a, ca);
+    correlate<2, 8>(tid - 32, BLOCK - 32, 0, 2 * lags, sum, [&](int o, double v) { (o < 4 * lags ? cb[o] : ca[o - 4 * lags]) = v; });
   }
 #endif
   __syncthreads();
-  if (warp == 0) begin(32);
+  if (warp == 0) twice<32>(tid, p, h, r);
 #if !SERIES
   if (warp > 0) {
+    // Eight lanes take cb and a, eight ca and b.
     auto sum = [&](double* s, int lowest, int group, int split) {
-      add<2, 8>(s, Part{cb, 0}, Part{a, 0}, lags, lowest, group, split);
-      each<8>([&](auto j) { s[decltype(j)::v] = -s[decltype(j)::v]; });
-      add<2, 8>(s, Part{ca, 0}, Part{b, 0}, lags, lowest, group, split);
+      const bool high = split & 8;
+      add<2, 8>(s, Part{high ? ca : cb, 0}, Part{high ? b : a, 0}, lags, lowest, group, split & 7);
+      each<8>([&](auto j) { s[decltype(j)::v] = high ? s[decltype(j)::v] : -s[decltype(j)::v]; });
     };
-    correlate<2, 8>(tid - 32, BLOCK - 32, 0, lags + 1, sum, [&](int o, double v) { if (o > 0 && o <= d) n[d - o] = cb[d - o] + v; });
+    correlate<2, 16>(tid - 32, BLOCK - 32, 0, lags + 1, sum, [&](int o, double v) { if (o > 0 && o <= d) n[d - o] = cb[d - o] + v; });
   }
 #endif
   __syncthreads();
@@ -214,14 +234,17 @@ extern "C" __global__ void __launch_bounds__(BLOCK) recurrence(
 #if !SERIES
   if (tid < 4) y[block + tid] = 0;
 #endif
-  for (int t0 = 0;; t0 += block) {
-    for (int i = tid; t0 && i < min(block, length - t0 + block); i += BLOCK) {
-      const double v = y[block - 1 - i];
-      if (!SPECTRUM || out) out[row * length + t0 - block + i] = (Tap)v;
+  // Lanes that keep one output, or two, write whole lines of them; others leave that to a pass over the block.
+  constexpr bool AT_ONCE = SPLIT >= 4;
+  out += row * length;
+  auto give = [&](int t, double v) {
+    out[t] = (Tap)v;
 #if SPECTRUM
-      taps[t0 - block + i] = (float)v;
+    taps[t] = (float)v;
 #endif
-    }
+  };
+  for (int t0 = 0;; t0 += block) {
+    if (!AT_ONCE && t0) for (int i = tid; i < min(block, length - t0 + block); i += BLOCK) give(t0 - block + i, y[block - 1 - i]);
     if (t0 >= length) break;
 #if SERIES
     const Vector w = r;
@@ -238,7 +261,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) recurrence(
     }
     auto sum = [&](double* s, int lowest, int group, int split) { add<2, SPLIT>(s, Part{w, 0}, Part{h, 0}, reach, lowest, group, split); };
     const int first = max(0, (block - (length - t0)) / 4);
-    correlate<2, SPLIT>(tid, BLOCK, first, terms, sum, [&](int o, double v) { y[o] = v; });
+    const int last = t0 + block - 1;
+    correlate<2, SPLIT>(tid, BLOCK, first, terms, sum, [&](int o, double v) {
+      y[o] = v;
+      if (AT_ONCE && last - o < length) give(last - o, v);
+    });
     __syncthreads();
   }
 #if SPECTRUM

@@ -29,8 +29,8 @@ def macros(options: dict[str, int]) -> list[str]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_source_compiles(architecture, tmp_path):
     cases = [
-        cuda.options(240, False, False, False, FORWARD[1024, 4][0]),
-        cuda.options(1024, True, True, True, None),
+        cuda.options(64, 240, False, False, False, FORWARD[1024, 4][0]),
+        cuda.options(64, 1024, True, True, True, None),
     ]
     for options in cases:
         command = ["nvcc", "-std=c++17", f"-arch=sm_{architecture}", "-cubin", "-x", "cu", f"-I{SOURCES}"]
@@ -57,7 +57,7 @@ def test_the_source_compiles(architecture, tmp_path):
 )
 def test_it_runs_on_host_threads(series, plan, d, length, block, tmp_path):
     double = plan is None
-    options = {**cuda.options(block, double, double, series, plan), "BLOCK": 128}
+    options = {**cuda.options(d, block, double, double, series, plan), "BLOCK": 128}
     shared = cuda.shared_bytes(d, block, series)
     if plan is not None:
         shared = max(shared, plan.spectrum_bytes) + 4 * length
