@@ -216,14 +216,17 @@ def _crowd(bench: Bench, port: int, process: subprocess.Popen[bytes], index: Pat
 
 
 def _write(port: int, model: Model, took: list[float], wrong: list[object], end: float) -> None:
-    """Replace, now and then delete: all documents that are due in one request."""
+    """Replace, now and then delete: all documents that are due in one request; the last one may begin after the end."""
     client, rng, done = Client(port), random.Random(0), 0
-    start = time.perf_counter()
-    while (now := time.perf_counter()) < end:
-        due = min(int((now - start) * WRITES_PER_SECOND) + 1 - done, MOST_AT_ONCE)
+    start = now = time.perf_counter()
+    total = round((end - start) * WRITES_PER_SECOND)
+    while now < end and done < total:
+        now = time.perf_counter()
+        due = min(int((now - start) * WRITES_PER_SECOND) + 1, total) - done
         if due < 1:
             time.sleep(0.002)
             continue
+        due = min(due, MOST_AT_ONCE)
         numbers = rng.sample(range(DOCUMENTS), due)
         done += due
         gone = numbers.pop() if rng.random() < 0.1 and model.states[numbers[-1]][-1] is not None else None
