@@ -14,17 +14,21 @@ from torch import Tensor
 from ..banded.batch import broadcast
 from .cell import gauss
 from .ends import Ends, end_values
-from .lookup import CELLS, ROWS, depth, fill, places, sample, search
+from .lookup import CELLS, ROWS, depth, fill, places, places_shape, sample, search
 
 if TYPE_CHECKING:
     from .op import SplineCollocation
 
 # Numbers of a table, and of queries, that one thread works on at once (measured, 2 MiB of cache a core).
-TABLE, PIECE = 2**19, 2**16
+TABLE, PIECE = 2**20, 2**16
 # Series of a block at least, so that a step of elimination is more than its call; and cells up to which that is so.
 SERIES, LONGEST = 1024, 1024
 # Up to so many cells elimination is the quickest whatever the number of series.
 ELIMINATED = 128
+HALF, QUARTER = (
+    {dtype: torch.full((), v, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
+    for v in (-0.5, 0.25)
+)
 
 
 def suits(cells: int, *tensors: Tensor) -> bool:
@@ -150,27 +154,34 @@ def finish_table(table: Tensor, rows: Tensor, cells: int, order: int, stride: in
         torch.mul(u[order // 2], -gauss(order).weights[order // 2].item(), out=c[order])
 
 
-def evaluate(table: Tensor, x: Tensor, y: Tensor, cells: int, order: int) -> None:
-    """S at x (B, Q), or (Q), into y (B, Q)."""
+def evaluate(table: Tensor, x: Tensor, y: Tensor, cells: int, order: int, at: Tensor | None) -> Tensor:
+    """S at x (B, Q), or (Q), into y (B, Q).
+
+    Returns: The room for places, for the next block.
+    """
     series, queries = y.shape
-    count = min(series, max(1, PIECE * torch.get_num_threads() // queries))
-    at, shared = places(count, queries, y.dtype), x.expand(count, queries).contiguous() if x.dim() == 1 else None
-    half = x.new_full((), 0.5)
+    most = max(1, PIECE * torch.get_num_threads() // queries)
+    # Pieces of one size; the last one begins earlier, and repeats a few series.
+    count = -(-series // -(-series // most))
+    shape = places_shape(count, queries)
+    if at is None or at.shape[:-1] != shape:
+        at = places(shape, y.dtype)
+    shared = x.expand(count, queries).contiguous().view(shape) if x.dim() == 1 else None
+    half = HALF[y.dtype]
     for i in range(0, series, count):
-        here = min(count, series - i)
-        if here < count:
-            at = places(here, queries, y.dtype)
-        part = slice(i, i + here)
-        q = (x[part].contiguous() if shared is None else shared[:here]).view(at.shape[:-1])
-        search(table, q, at, cells, i)
-        start, inverse, *c = sample(table, at, cells, i).unbind(1)
-        t = torch.addcmul(-half, torch.sub(q, start, out=start), inverse, out=start)
-        blend(t, c, inverse, y[part].view(at.shape[:-1]), order)
+        i = min(i, series - count)
+        out = y[i : i + count].view(shape)
+        q = x[i : i + count].reshape(shape) if shared is None else shared
+        search(table, q, at, cells, i, out)
+        start, inverse, *c = sample(table, at, cells, i, 0, order + 3).unbind(1)
+        t = torch.addcmul(half, torch.sub(q, start, out=start), inverse, out=start)
+        blend(t, c, inverse, out, order)
+    return at
 
 
 def blend(t: Tensor, c: list[Tensor], z: Tensor, y: Tensor, order: int) -> None:
     """S from the places s in a cell and its r + 1 coefficients c, into y; c and z are overwritten."""
-    torch.addcmul(t.new_full((), 0.25), t, t, value=-1, out=z)
+    torch.addcmul(QUARTER[t.dtype], t, t, value=-1, out=z)
     even = order % 2 == 0
     last = (order + 1) // 2 - 1
     # Pair by pair: their sum so far, and the product of their q.
@@ -190,7 +201,8 @@ def blocks(series: int, cells: int, order: int) -> range:
     """The first series of every block whose table is made at once."""
     count = TABLE * torch.get_num_threads() // ((order + 3) * depth(cells))
     least = SERIES if cells <= LONGEST else 1
-    return range(0, series, min(ROWS, max(least, count)))
+    most = min(ROWS, max(least, count))
+    return range(0, series, max(1, -(-series // max(1, -(-series // most)))))
 
 
 def flat(*tensors: Tensor) -> tuple[torch.Size, list[Tensor]]:
@@ -222,12 +234,12 @@ def values(nodal: Tensor, stride: int, knots: Tensor, x: Tensor, order: int) -> 
     n = knots.shape[-1] - 1
     batch, (u, p, q) = flat(nodal, knots, x)
     y = u.new_empty(len(u), q.shape[-1])
-    starts = blocks(len(u), n, order)
+    starts, at = blocks(len(u), n, order), None
     for i in starts if y.numel() else ():
         part = slice(i, i + starts.step)
         table = start_table(p[part], order)
         finish_table(table, u[part].mT.contiguous(), n, order, stride)
-        evaluate(table, q if q.dim() == 1 else q[part], y[part], n, order)
+        at = evaluate(table, q if q.dim() == 1 else q[part], y[part], n, order, at)
     return y.view(*batch, y.shape[-1]).to(nodal.dtype)
 
 
@@ -236,11 +248,11 @@ def interpolate(data: Tensor, knots: Tensor, x: Tensor, order: int, kinds: Ends)
     n = knots.shape[-1] - 1
     batch, (d, p, q) = flat(data, knots, x)
     y = d.new_empty(len(d), q.shape[-1])
-    starts = blocks(len(d), n, order)
+    starts, at = blocks(len(d), n, order), None
     for i in starts if y.numel() else ():
         part = slice(i, i + starts.step)
         table = start_table(p[part], order)
         rows = nodal_rows(d[part], p[part], table[1, :n], order, kinds)
         finish_table(table, rows, n, order, order)
-        evaluate(table, q if q.dim() == 1 else q[part], y[part], n, order)
+        at = evaluate(table, q if q.dim() == 1 else q[part], y[part], n, order, at)
     return y.view(*batch, y.shape[-1]).to(data.dtype)
