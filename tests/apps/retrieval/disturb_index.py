@@ -20,8 +20,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from farfield.apps.cli.compose import composed
+from farfield.apps.retrieval import ann, maintain, opening
 from farfield.apps.retrieval import ingest as verb
-from farfield.apps.retrieval import maintain, opening
 from farfield.apps.retrieval.collection import Collection, vector_rows
 from farfield.apps.retrieval.document import Document
 from farfield.apps.retrieval.verify import differs_from_store, verify
@@ -95,6 +95,8 @@ def ingested(folder: Path, what: State) -> None:
 def work(folder: Path, seed: int, out: int) -> None:
     """Calls without end, each noted before and after."""
     rng = random.Random(seed)
+    # Merges of more rows than these make lists, beside which what comes meanwhile goes to disk.
+    ann.SCAN_ROWS = ann.TRAINED_ROWS = 60
     index = Collection.open(folder, load=load, merge_at=40)
     while True:
         call = plan(rng)
