@@ -18,6 +18,9 @@ from .cell import gauss
 SOURCE = Path(__file__).with_name("spline.cuh")
 # Shared memory of a block that every device has.
 SHARED = 48 << 10
+# Warps of a block; blocks of a multiprocessor that registers are rationed for, forward and backward; queries of a lane
+# in flight: the fastest of those measured (docs/decisions/0007).
+WARPS, BLOCKS, UNROLL = 4, {False: 10, True: 8}, 4
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,7 @@ class Plan:
     """How a call is spread over a warp.
 
     Args:
-        order, left, right, times, wide: r, whether slopes are given, the derivative, whether float64. cells: N.
-        warps: Of a block at most. blocks: Of a multiprocessor that registers are rationed for, 0: not rationed.
-        unroll: Queries of a lane in flight.
+        order: r. left, right: Whether slopes are given there. times: The derivative. wide: Whether float64. cells: N.
     """
 
     order: int
@@ -36,9 +37,6 @@ class Plan:
     times: int
     wide: bool
     cells: int
-    warps: int = 4
-    blocks: int = 8
-    unroll: int = 4
 
     @property
     def lanes(self) -> int:
@@ -83,18 +81,18 @@ class Plan:
 
     def warps_of(self, backward: bool) -> int:
         """Warps of a block that shared memory has room for."""
-        return max(1, min(self.warps, SHARED // self.bytes(backward)))
+        return max(1, min(WARPS, SHARED // self.bytes(backward)))
 
     def options(self, backward: bool) -> dict[str, int | str]:
         """Macros."""
         points = [*(2 * gauss(self.order).nodes[1:-1] - 1).tolist(), *[0.0] * (8 - self.order)]
         warps = self.warps_of(backward)
-        rationed = self.blocks if not self.wide and warps == self.warps and self.held <= 2 else 1
+        rationed = BLOCKS[backward] if not self.wide and warps == WARPS and self.held <= 2 else 1
         return {
             "BACKWARD": int(backward), "WIDE": int(self.wide), "ORDER": self.order, "TIMES": self.times,
             "LEFT": int(self.left), "RIGHT": int(self.right), "STEPS": self.steps, "REDUCE": self.reduce,
             "LANES": self.lanes, "HELD": self.held, "WARPS": warps, "BLOCKS": rationed,
-            "UNROLL": self.unroll, **{f"POINT_{k + 1}": str(point) for k, point in enumerate(points)},
+            "UNROLL": UNROLL, **{f"POINT_{k + 1}": str(point) for k, point in enumerate(points)},
         }  # fmt: skip
 
 
