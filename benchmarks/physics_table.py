@@ -21,6 +21,7 @@ NAMES = {
     "farfield-uniform": "GraphSplineNets, uniform",
     "farfield-post-hoc": "splines afterwards (post-hoc)",
     "farfield-full": "every node and frame (full)",
+    "farfield-full-longer": "full, one seed, trained longer",
     "neuraloperator-fno": "FNO (neuraloperator)",
     "persistence": "persistence",
 }

@@ -22,8 +22,12 @@ EVEN = 1.5
 ENOUGH, WORTH = 4e-6, 0.8
 # Most values of the data that a monitor looks at.
 LOOKED_AT = 2**24
-# Nodes of a mesh are at most so many times denser, or rarer, than on average.
-CONTRAST = 3.0
+# Nodes of a mesh are at most so many times denser, or rarer, than on average: by the data, by the errors of splines.
+CONTRAST, SHARPER = 3.0, 6.0
+# What a density is multiplied by is this power of the local squared error, smoothed so often over neighbours.
+POWER, SMOOTHED = 0.25, 3
+# Least part of the mean squared error that a place is taken to have.
+CALM = 0.01
 
 
 def partitions(train: Runs, cells: list[int], order: int, adapt: bool, spread: Tensor | None = None) -> list[Tensor]:
@@ -174,6 +178,24 @@ def node_density(train: Runs, pairs: np.ndarray, spread: Tensor | None = None) -
     length = np.linalg.norm(train.nodes[pairs[:, 0]] - train.nodes[pairs[:, 1]], axis=1)
     spacing = np.bincount(pairs.ravel(), np.repeat(length, 2), n) / np.maximum(1, np.bincount(pairs.ravel(), None, n))
     return _contrast(total.sqrt().numpy() / np.maximum(spacing, 1e-30) ** 2)
+
+
+def denser(density: np.ndarray, squares: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """A density of nodes (N,) with more where splines between nodes of that density err, one on average.
+
+        d <- d e^(1/2), e the local error by its root mean square
+
+    Args:
+        squares: (N,) mean squared error of the splines at every node of the mesh. pairs: (E, 2), the mesh's edges.
+    """
+    n = len(density)
+    hearer, heard = np.concatenate([pairs, pairs[:, ::-1]]).T
+    count = np.maximum(1, np.bincount(hearer, minlength=n))
+    for _ in range(SMOOTHED):
+        squares = 0.5 * (squares + np.bincount(hearer, squares[heard], n) / count)
+    found = density * (squares / max(squares.mean(), 1e-300) + CALM) ** POWER
+    found = np.clip(found / found.mean(), 1 / SHARPER, SHARPER)
+    return np.asarray(found / found.mean())
 
 
 def _contrast(error: np.ndarray) -> np.ndarray:

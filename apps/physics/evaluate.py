@@ -21,7 +21,9 @@ from farfield.apps.physics.runs import SPLITS, Runs
 from farfield.apps.physics.trust import judged
 from farfield.apps.training import UserError, atomic_write
 
-HEAD = ("model", "relative L2", "members", "last", "drift", "ms", "nodes", "steps")
+HEAD = ("model", "relative L2", "members", "floor", "last", "drift", "ms", "nodes", "steps")
+# Columns for a name on a terminal that has hardly enough for the numbers.
+LEAST = 13
 
 
 def score(prediction: Sequence[Tensor], truth: Sequence[Tensor]) -> dict[str, float]:
@@ -59,7 +61,7 @@ def persistence(runs: Runs) -> Tensor:
 def rows_of(
     ensembles: Mapping[str, Ensemble], runs: Runs, device: str, split: str, *, timed: bool
 ) -> list[dict[str, Any]]:
-    """One row an ensemble, and persistence.
+    """One row an ensemble, and persistence. floor: the error of the ensemble's own splines through the truth.
 
     Args:
         ensembles: By name. runs: Of one split. timed: Whether a rollout is timed.
@@ -74,11 +76,9 @@ def rows_of(
         row["seconds"] = ensemble.seconds(runs, device) if timed else None
         if ensemble.factor is not None and ensemble.tolerance is not None:
             row["trust"] = trust_of(ensemble, members, runs)
+        if ensemble.places.space is not None:
+            row["floor"] = score(runs.on_own(ensemble.projected(runs)), runs.truth)["relative_l2"]
         rows.append(row)
-        if ensemble.places.space is not None and name == next(iter(ensembles)):
-            floor = score(runs.on_own(ensemble.projected(runs)), runs.truth)
-            others: dict[str, Any] = {"model": "splines of the truth", "members": [], "seconds": None, "trust": None}
-            rows.append(row | floor | others)
     still = {
         "model": "persistence",
         "split": split,
@@ -174,12 +174,15 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     for split in dict.fromkeys(row["split"] for row in rows):
         mine = [row for row in rows if row["split"] == split]
         title = f"{split}: {mine[0]['runs']} runs"
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
         for i, name in enumerate(HEAD):
-            table.add_column(name, justify="right" if i else "left")
+            # Numbers stay whole; a name too long for the terminal goes on in the next line.
+            table.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
         for row in mine:
             table.add_row(*cells_of(row))
+        columns = zip(HEAD[1:], *(cells_of(row)[1:] for row in mine), strict=True)
         console = Console()
+        console.width = max(console.width, LEAST + sum(1 + max(map(len, column)) for column in columns))
         console.print(table)
         for row in mine:
             if row.get("trust"):
@@ -201,5 +204,6 @@ def cells_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     members = row["members"]
     over = f"± {(max(members) - min(members)) / 2:.2g}" if members else ""
     milliseconds = "" if row["seconds"] is None else f"{1e3 * row['seconds']:.3g}"
-    errors = f"{row['relative_l2']:.3g}", over, f"{row['relative_l2_last']:.3g}", f"{row['drift']:+.1%}"
+    floor = f"{row['floor']:.3g}" if "floor" in row else ""
+    errors = f"{row['relative_l2']:.3g}", over, floor, f"{row['relative_l2_last']:.3g}", f"{row['drift']:+.1%}"
     return row["model"], *errors, milliseconds, f"{row['nodes']:,}", str(row["steps"])

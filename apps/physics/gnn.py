@@ -5,13 +5,14 @@ a whole sample.
 
 A message is silu(P x_j + Q x_i + g_ij), summed over the neighbours j of node i. P and Q are applied once a node, not
 once an edge, and the linear layer after the activation is applied to the sum, with which it commutes. With
+`filters` messages are multiplied by numbers of their edge too, m_ij = f_ij silu(..), as continuous filters are. With
 `edge_state` edges keep states of their own, updated in every block as in MeshGraphNets: two more GEMMs an edge.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from farfield.apps.physics.graph import Graph
 SILENT = -1e4
 # The decoder starts small: an untrained network predicts little change.
 SMALL = 0.1
+# What edges add to messages and what they multiply them by, (K, 1 or B, n, M, H) each.
+Told = tuple[Tensor, Tensor | None]
 
 
 class MemberLinear(nn.Module):
@@ -81,21 +84,32 @@ def hear(x: Tensor, graph: Graph) -> Tensor:
     return torch.unflatten(heard, -2, (graph.nodes, graph.degree))
 
 
+class Edges(NamedTuple):
+    """Edges at the start of a pass.
+
+    Args:
+        state: (K, 1, n, M, H), or None where edges keep no states. told: What each block is told then.
+    """
+
+    state: Tensor | None
+    told: list[Told]
+
+
 class Exchange(MessagePassing):  # type: ignore[misc, unused-ignore]
     """Sums of messages over the slots of each node, on torch-geometric."""
 
     def __init__(self) -> None:
         super().__init__(aggr=None, node_dim=-2)
 
-    def forward(self, messages: Tensor, graph: Graph) -> Tensor:
-        """(.., n, M, H) before the activation to (.., n, H) over the root of M."""
+    def forward(self, messages: Tensor, filters: Tensor | None, graph: Graph) -> Tensor:
+        """(.., n, M, H) before the activation, factors after it or None: (.., n, H) over the root of M."""
         size = (graph.nodes, graph.nodes)
-        found: Tensor = self.propagate(graph.index, size=size, messages=messages)
+        found: Tensor = self.propagate(graph.index, size=size, messages=messages, filters=filters)
         return found.mul(graph.degree**-0.5)
 
-    def message(self, messages: Tensor) -> Tensor:
+    def message(self, messages: Tensor, filters: Tensor | None) -> Tensor:
         """The activation."""
-        return F.silu(messages)
+        return F.silu(messages) if filters is None else F.silu(messages) * filters
 
     def aggregate(self, inputs: Tensor) -> Tensor:
         """A sum over a dimension: nothing is scattered."""
@@ -106,10 +120,10 @@ class Block(nn.Module):
     """One round of messages and one update of every node, residual.
 
     Args:
-        width: H. seeds: One a member. edge_state: Whether edges keep states.
+        width: H. seeds: One a member. edge_state: Whether edges keep states. filters: Whether they multiply messages.
     """
 
-    def __init__(self, width: int, seeds: list[torch.Generator], edge_state: bool) -> None:
+    def __init__(self, width: int, seeds: list[torch.Generator], edge_state: bool, filters: bool = False) -> None:
         super().__init__()
         self.width, self.edge_state = width, edge_state
         self.condition = MemberLinear(width, 2 * width, seeds)
@@ -119,28 +133,31 @@ class Block(nn.Module):
         self.out = MemberLinear(width, width, seeds)
         self.exchange = Exchange()
         self.edge_out = MemberLinear(width, width, seeds) if edge_state else None
+        self.filters = MemberLinear(width, width, seeds) if filters else None
 
-    def told(self, edges: Tensor, graph: Graph) -> Tensor:
-        """What edges (K, 1 or B, n, M, H) add to messages."""
+    def told(self, edges: Tensor, graph: Graph) -> Told:
+        """What edges (K, 1 or B, n, M, H) add to messages, and what they multiply them by."""
         found: Tensor = self.geometry(edges).masked_fill(~graph.mask[..., None], SILENT)
-        return found
+        return found, None if self.filters is None else self.filters(edges)
 
-    def forward(self, x: Tensor, edges: Tensor, c: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Nodes x (K, B, n, H), edges (K, 1 or B, n, M, H), conditions c (K, B, H): the new x and edges.
-
-        Edges that keep no states are given as what they add to messages.
-        """
+    def forward(
+        self, x: Tensor, state: Tensor | None, told: Told | None, c: Tensor, graph: Graph
+    ) -> tuple[Tensor, Tensor | None]:
+        """Nodes x (K, B, n, H), states of edges or what these tell, conditions c (K, B, H): the new x and states."""
         scale, shift = self.condition(c)[:, :, None].chunk(2, -1)
         z = F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
         heard, own, kept = self.split(z).split(self.width, -1)
-        geometry = edges if self.edge_out is None else self.told(edges, graph)
+        if told is None:
+            assert state is not None
+            told = self.told(state, graph)
+        geometry, filters = told
         messages = hear(heard, graph) + own[..., None, :] + geometry
-        if self.edge_out is not None:
+        if self.edge_out is not None and state is not None:
             change = F.layer_norm(self.edge_out(F.silu(messages)), (self.width,))
-            edges = edges + change.to(edges.dtype)
+            state = state + change.to(state.dtype)
             messages = change.masked_fill(~graph.mask[..., None], SILENT)
-        heard_sum = self.exchange(messages, graph)
-        return x + self.out(F.silu(kept + self.update(heard_sum))), edges
+        heard_sum = self.exchange(messages, filters, graph)
+        return x + self.out(F.silu(kept + self.update(heard_sum))), state
 
 
 class Network(nn.Module):
@@ -151,7 +168,7 @@ class Network(nn.Module):
         outputs: Numbers a node.
         width, blocks: H and how many rounds.
         members, seed: K; member k draws its weights from seed + k.
-        edge_state: Whether edges keep states.
+        edge_state: Whether edges keep states. filters: Whether they multiply messages.
     """
 
     def __init__(
@@ -166,6 +183,7 @@ class Network(nn.Module):
         members: int,
         seed: int,
         edge_state: bool,
+        filters: bool = False,
     ) -> None:
         super().__init__()
         seeds = [torch.Generator().manual_seed(seed + k) for k in range(members)]
@@ -173,25 +191,31 @@ class Network(nn.Module):
         self.node_in, self.node_mid = MemberLinear(node_features, width, seeds), MemberLinear(width, width, seeds)
         self.edge_in, self.edge_mid = MemberLinear(edge_features, width, seeds), MemberLinear(width, width, seeds)
         self.sample_in = MemberLinear(sample_features, width, seeds)
-        self.blocks = nn.ModuleList(Block(width, seeds, edge_state) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(width, seeds, edge_state, filters) for _ in range(blocks))
         self.mid, self.out = MemberLinear(width, width, seeds), MemberLinear(width, outputs, seeds, SMALL)
 
-    def edges(self, graph: Graph) -> list[Tensor]:
-        """What each block is told of the edges, (K, 1, n, M, H): the same for all samples and all steps."""
+    def edges(self, graph: Graph) -> Edges:
+        """What the blocks are told of the edges: the same for all samples and all steps."""
         features = torch.unflatten(graph.features, 0, (graph.nodes, graph.degree))
         found: Tensor = self.edge_mid(F.silu(self.edge_in(features.expand(self.members, 1, *features.shape))))
-        return [found] if self.edge_state else [block.told(found, graph) for block in self._blocks()]
+        return Edges(found, []) if self.edge_state else Edges(None, [b.told(found, graph) for b in self._blocks()])
+
+    def hidden(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The matrices of the blocks, (K, H, c H), and all other parameters."""
+        matrices = [m.weight for m in self.blocks.modules() if isinstance(m, MemberLinear)]
+        known = {id(p) for p in matrices}
+        return matrices, [p for p in self.parameters() if id(p) not in known]
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def forward(self, nodes: Tensor, sample: Tensor, edges: list[Tensor], graph: Graph) -> Tensor:
+    def forward(self, nodes: Tensor, sample: Tensor, edges: Edges, graph: Graph) -> Tensor:
         """Features of nodes (K, B, n, F) and of samples (K, B, G), `edges`: (K, B, n, outputs)."""
         x = wide(self.node_mid(F.silu(self.node_in(nodes))))
         c = F.silu(self.sample_in(sample))
-        state = edges[0].expand(-1, x.shape[1], -1, -1, -1)
+        state = None if edges.state is None else edges.state.expand(-1, x.shape[1], -1, -1, -1)
         for i, block in enumerate(self._blocks()):
-            x, state = block(x, state if self.edge_state else edges[i], c, graph)
+            x, state = block(x, state, edges.told[i] if edges.told else None, c, graph)
         y = F.silu(self.mid(F.layer_norm(x, x.shape[-1:])))
         # The step itself in full precision: bfloat16 would leave 0.4 % of noise on it.
         with torch.autocast(y.device.type, enabled=False):

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from farfield.apps.physics.gnn import Network
+from farfield.apps.physics.gnn import Edges, Network
 from farfield.apps.physics.graph import Graph
 from farfield.apps.training import UserError
 
@@ -50,7 +50,7 @@ class GraphSplineNets(nn.Module):
     """The network between coarse states.
 
     Args:
-        model: width, blocks, members, edge_state, positions, scale of recipes/physics/model/.
+        model: width, blocks, members, edge_state, filters, positions, scale of recipes/physics/model/.
         graph: Over the n nodes.
         nodes: (n, D), within -1 to 1.
         held: (n, C), where values are known beforehand.
@@ -103,6 +103,7 @@ class GraphSplineNets(nn.Module):
             members=model["members"],
             seed=seed,
             edge_state=bool(model["edge_state"]),
+            filters=bool(model.get("filters", False)),
         )
 
     def to_device(self, device: torch.device) -> GraphSplineNets:
@@ -126,7 +127,7 @@ class GraphSplineNets(nn.Module):
             state = ahead[:, :, r - 1]
         return torch.cat(states, 2)
 
-    def step(self, state: Tensor, known: Known, w: int, edges: list[Tensor]) -> Tensor:
+    def step(self, state: Tensor, known: Known, w: int, edges: Edges) -> Tensor:
         """The states of interval w, (K, B, r, n, C), from the one at its start."""
         r, c = self.rank, state.shape[-1]
         here = slice(w * r, w * r + r + 1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from farfield.apps.physics.clock import Clock, Windows, windows_of
 from farfield.apps.physics.ensemble import along, rolled_out, whole_run
 from farfield.apps.physics.graphsplinenets import GraphSplineNets, amplitude
+from farfield.apps.physics.muon import Muon
 from farfield.apps.physics.prepared import Prepared
 from farfield.apps.physics.residual import Residual
 from farfield.apps.training.schedule import cosine_with_warmup
@@ -72,7 +73,7 @@ class Learning(LightningModule):
         self.lr, self.weight_decay = float(settings["lr"]), float(settings["weight_decay"])
         self.warmup_fraction, self.lr_min_ratio = float(settings["warmup_fraction"]), float(settings["lr_min_ratio"])
         self.noise, self.batch = float(settings["noise"]), int(settings["batch"])
-        self.clip = float(settings["clip"] or 0)
+        self.clip, self.optimizer_name = float(settings["clip"] or 0), str(settings["optimizer"])
         self.unroll: list[int] = [int(w) for w in settings["unroll"]]
         self.nodes_first, self.nodes_weight = nodes_first, float(settings["nodes_weight"])
         self.residual = residual
@@ -90,11 +91,14 @@ class Learning(LightningModule):
         return Stage(self.unroll[place], step < self.nodes_first * self.max_steps)
 
     def configure_optimizers(self) -> Any:
-        """AdamW; members' gradients do not mix, so neither do their moments."""
-        fused = self.device.type == "cuda"
-        optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.98), fused=fused
-        )
+        """Muon or AdamW; members' gradients do not mix, so neither do their moments."""
+        how: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "betas": (0.9, 0.98)}
+        how["fused"] = self.device.type == "cuda"
+        optimizer: torch.optim.Optimizer
+        if self.optimizer_name == "muon":
+            optimizer = Muon(*self.net.network.hidden(), **how)
+        else:
+            optimizer = torch.optim.AdamW(self.net.parameters(), **how)
         schedule = cosine_with_warmup(optimizer, self.max_steps, self.warmup_fraction, self.lr_min_ratio)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from farfield.apps.physics.adaptive import node_density, partitions
+from farfield.apps.physics.adaptive import denser, node_density, partitions, some
 from farfield.apps.physics.graph import Graph, delaunay_pairs, graph_of, grid_pairs, nearest_pairs, territory_pairs
 from farfield.apps.physics.mesh import edges as mesh_edges
 from farfield.apps.physics.mesh import measures, seam_edges
@@ -27,6 +27,8 @@ GRAPHS = ("auto", "delaunay", "nearest", "mesh")
 CELLS = 6
 # Nodes that held profiles may add, as a share of model.nodes.
 PROFILES = 0.25
+# How often the nodes of a mesh are chosen again where splines between them err; runs and frames that this is seen on.
+AGAIN, SEEN = 2, (8, 25)
 # How much a first state at the coarse nodes is drawn towards the values there, in the least squares over all nodes.
 RIDGE = 1e-6
 
@@ -102,8 +104,39 @@ def places_of(runs: Runs, model: Mapping[str, Any], train: Runs, spread: Tensor 
         if found is not None and is_grid(nodes):
             found = grid_pairs(grid_shape(nodes), tuple(p is not None for p in runs.period), int(model["levels"]))
         return places, _graph(places, runs, model, found)
-    space, chosen = _space(runs, model, train, pairs, spread)
-    return places_from(space, chosen, runs, model, pairs)
+    if fills_box(runs):
+        return places_from(_box(runs, model, train, spread), None, runs, model, pairs)
+    count = int(model["nodes"])
+    if not 4 <= count < len(runs.nodes):
+        raise UserError(f"model.nodes={count}: 4 to {len(runs.nodes) - 1:,} of the mesh's nodes are accepted")
+    if not runs.cells:
+        raise UserError(
+            "the nodes fill no box and have no cells: what lies inside is not known; give data with a mesh, or"
+            " model.space=nodes with model.graph=nearest"
+        )
+    if not model["adapt_space"]:
+        return _among(runs, model, pairs, None)
+    density = node_density(train, pairs, spread)
+    best = _among(runs, model, pairs, density)
+    if spread is None:
+        squares = least = spline_squares(best[0], train)
+        for _ in range(AGAIN):
+            density = denser(density, squares, pairs)
+            other = _among(runs, model, pairs, density)
+            squares = spline_squares(other[0], train)
+            if squares.sum() < least.sum():
+                best, least = other, squares
+    return best
+
+
+def spline_squares(places: Places, train: Runs) -> np.ndarray:
+    """Mean squared error of splines through some of the data at every node (N,), in units of the fields' spread."""
+    values = some(train)
+    runs, frames = (max(1, -(-size // most)) for size, most in zip(values.shape[:2], SEEN, strict=True))
+    values = values[::runs, ::frames]
+    off = places.expanded(places.started(values)) - values
+    known = torch.from_numpy(train.held)
+    return np.asarray(torch.where(known, 0.0, off).double().pow(2).mean((0, 1, 3)).numpy())
 
 
 def places_from(
@@ -163,42 +196,36 @@ def _nearest_state(expand: Tensor, sample: Tensor, held: Tensor, known: Tensor) 
     return found, root
 
 
-def _space(
-    runs: Runs, model: Mapping[str, Any], train: Runs, pairs: np.ndarray, spread: Tensor | None
-) -> tuple[SpaceMap, np.ndarray | None]:
-    from farfield.apps.physics.irregular import Irregular
+def _box(runs: Runs, model: Mapping[str, Any], train: Runs, spread: Tensor | None) -> SpaceMap:
     from farfield.apps.physics.rectangle import Rectangle
 
     d = runs.nodes.shape[1]
-    if fills_box(runs):
-        given = CELLS if model["cells"] is None else model["cells"]
-        cells = given if isinstance(given, list) else [given] * d
-        if len(cells) != d or any(not isinstance(c, int) or c < 1 for c in cells):
-            raise UserError(f"model.cells={model['cells']}: a whole number, or a list of one for each of {d} axes")
-        knots = partitions(train, cells, int(model["order"]), bool(model["adapt_space"]), spread)
-        ends = ["periodic" if p is not None else "dirichlet" for p in runs.period]
-        space = Rectangle(knots, int(model["order"]), ends)
-        if len(space.nodes) > len(runs.nodes):
-            raise UserError(
-                f"model.cells={cells} of order {model['order']} have {len(space.nodes):,} nodes, more than the"
-                f" {len(runs.nodes):,} of the data; take fewer cells, or model.space=nodes"
-            )
-        return space, None
-    count = int(model["nodes"])
-    if not 4 <= count < len(runs.nodes):
-        raise UserError(f"model.nodes={count}: 4 to {len(runs.nodes) - 1:,} of the mesh's nodes are accepted")
-    if not runs.cells:
+    given = CELLS if model["cells"] is None else model["cells"]
+    cells = given if isinstance(given, list) else [given] * d
+    if len(cells) != d or any(not isinstance(c, int) or c < 1 for c in cells):
+        raise UserError(f"model.cells={model['cells']}: a whole number, or a list of one for each of {d} axes")
+    knots = partitions(train, cells, int(model["order"]), bool(model["adapt_space"]), spread)
+    ends = ["periodic" if p is not None else "dirichlet" for p in runs.period]
+    space = Rectangle(knots, int(model["order"]), ends)
+    if len(space.nodes) > len(runs.nodes):
         raise UserError(
-            "the nodes fill no box and have no cells: what lies inside is not known; give data with a mesh, or"
-            " model.space=nodes with model.graph=nearest"
+            f"model.cells={cells} of order {model['order']} have {len(space.nodes):,} nodes, more than the"
+            f" {len(runs.nodes):,} of the data; take fewer cells, or model.space=nodes"
         )
-    from farfield.apps.physics.coarsen import choose
+    return space
 
-    density = node_density(train, pairs, spread) if model["adapt_space"] else None
+
+def _among(runs: Runs, model: Mapping[str, Any], pairs: np.ndarray, density: np.ndarray | None) -> tuple[Places, Graph]:
+    """Coarse nodes among those of a mesh."""
+    from farfield.apps.physics.coarsen import choose
+    from farfield.apps.physics.irregular import Irregular
+
+    count = int(model["nodes"])
     chosen = np.asarray(choose(runs.nodes, runs.cells, count, runs.boundary, density=density))
     profiled = np.union1d(chosen, profiles(runs))
     chosen = profiled if len(profiled) <= (1 + PROFILES) * count else chosen
-    return Irregular(runs.nodes, runs.cells, runs.boundary, chosen=chosen, held=held_parts(runs)), chosen
+    space = Irregular(runs.nodes, runs.cells, runs.boundary, chosen=chosen, held=held_parts(runs))
+    return places_from(space, chosen, runs, model, pairs)
 
 
 def profiles(runs: Runs) -> np.ndarray:

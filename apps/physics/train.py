@@ -22,9 +22,10 @@ from farfield.apps.physics.ensemble import Ensemble, network_of
 from farfield.apps.physics.evaluate import print_rows, rows_of
 from farfield.apps.physics.learning import Learning, Numbers, Stage
 from farfield.apps.physics.places import places_of
-from farfield.apps.physics.prepared import prepare, scales_of
+from farfield.apps.physics.prepared import Prepared, prepare, scales_of
 from farfield.apps.physics.residual import Residual
 from farfield.apps.physics.runs import Runs
+from farfield.apps.physics.symmetry import SYMMETRIES, seen
 from farfield.apps.training import TrainerConfig, UserError, atomic_write, fit
 from farfield.apps.training.checkpoint import read_weights
 from farfield.apps.training.device import resolve_device
@@ -34,10 +35,11 @@ from farfield.apps.training.trainer import parse_budget
 
 # Settings of trainer/ that are not TrainerConfig's.
 OURS = (
-    "lr", "weight_decay", "warmup_fraction", "lr_min_ratio", "batch", "unroll", "nodes_first", "nodes_weight", "noise",
-    "residual", "clip", "recorded",
+    "optimizer", "lr", "weight_decay", "warmup_fraction", "lr_min_ratio", "batch", "unroll", "nodes_first",
+    "nodes_weight", "noise", "symmetries", "residual", "clip", "recorded",
 )  # fmt: skip
 CHOICES = {"space": ("splines", "nodes"), "loss": ("fields", "nodes"), "adapt_by": ("curvature", "spread")}
+OPTIMIZERS = ("muon", "adamw")
 # Share of steps and time for the first training, where the spread of its members tells where cells pay.
 FIRST = 0.25
 # Steps of each stage that are timed where a budget, not a number of steps, is given, and the schedule they are weighed
@@ -183,8 +185,13 @@ def train_runs(
     like = learnt.take([])
     ensemble = Ensemble(net, places, clock, scales, like, chosen)
     valid = runs.part("valid") if runs.has("valid") else None
-    prepared = prepare(learnt, places, scales, chosen, on)
     residual = float(settings["residual"])
+
+    def coarse(some: Runs) -> Prepared:
+        return prepare(some, places, scales, chosen, on)
+
+    symmetries = settings["symmetries"]
+    prepared = seen(coarse, learnt, places.nodes, places.held, symmetries) if symmetries else coarse(learnt)
     curve = torch.from_numpy(curve_matrix(clock, clock.knots, runs.times)).float()
 
     steps = settings["max_steps"]
@@ -192,7 +199,7 @@ def train_runs(
     learning = Learning(
         net,
         prepared,
-        None if valid is None else prepare(valid, places, scales, chosen, on),
+        None if valid is None else coarse(valid),
         clock,
         settings,
         max_steps=steps or SCHEDULE,
@@ -358,6 +365,8 @@ def _check(model: Mapping[str, Any], trainer: Mapping[str, Any], precision: str)
             raise UserError(f"model.{name}={model[name]}: a whole number, at least 1, is accepted")
     if model["space"] == "splines" and not 2 <= model["order"] <= 8:
         raise UserError(f"model.order={model['order']}: 2 to 8 are accepted")
+    if trainer["optimizer"] not in OPTIMIZERS:
+        raise UserError(f"trainer.optimizer={trainer['optimizer']}: {', '.join(OPTIMIZERS)} are accepted")
     if precision not in ("fp32", "bf16"):
         raise UserError(f"precision={precision}: fp32, bf16 are accepted by train")
     for name in ("lr", "batch"):
@@ -366,6 +375,11 @@ def _check(model: Mapping[str, Any], trainer: Mapping[str, Any], precision: str)
     for name in ("noise", "residual", "weight_decay", "nodes_first", "nodes_weight"):
         if not 0 <= float(trainer[name]) < np.inf:
             raise UserError(f"trainer.{name}={trainer[name]}: 0 or a number above it is accepted")
+    symmetries = trainer["symmetries"]
+    if not isinstance(symmetries, list) or (set(symmetries) - set(SYMMETRIES)) or (symmetries and trainer["residual"]):
+        raise UserError(
+            f"trainer.symmetries={symmetries}: a list of {', '.join(SYMMETRIES)} is accepted, and no residual"
+        )
     unroll = trainer["unroll"]
     if not isinstance(unroll, list) or not unroll or any(not isinstance(w, int) or w < 1 for w in unroll):
         raise UserError(f"trainer.unroll={unroll}: a list of whole numbers is accepted, for example [1,2,4]")

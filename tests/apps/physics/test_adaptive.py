@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import pytest
 import torch
 
-from farfield.apps.physics.adaptive import pays
+from farfield.apps.physics import places
+from farfield.apps.physics.adaptive import SHARPER, denser, pays
 from farfield.apps.physics.clock import Clock, clock_of, curve_error
 from farfield.apps.physics.runs import Runs
 from farfield.apps.physics.train import settings_of
 from tests.apps.physics.surrogates import MODEL, heat_cases
+from tests.apps.physics.test_resample import meshed
 
 
 def test_what_is_exact_enough_stays_even() -> None:
@@ -32,3 +36,29 @@ def test_steps_are_adapted_only_where_the_curves_gain() -> None:
     # A straight line is the same on any intervals.
     slow = torch.arange(33.0)[None, :, None, None].expand_as(runs.values).clone()
     assert clock_of(replace(runs, values=slow), model).even
+
+
+def test_a_density_rises_where_splines_err_within_bounds() -> None:
+    pairs = np.stack([np.arange(59), np.arange(1, 60)], 1)
+    squares = np.where(np.abs(np.arange(60) - 20) < 5, 1.0, 1e-9)
+    found = denser(np.ones(60), squares, pairs)
+    assert found.mean() == pytest.approx(1)
+    assert found[20] > 2.5 * found[50]
+    assert found[:3].max() == pytest.approx(found[50:].max())
+    for _ in range(9):
+        found = denser(found, squares, pairs)
+    assert found.max() < 2 * SHARPER
+    np.testing.assert_allclose(denser(np.ones(60), np.zeros(60), pairs), 1)
+
+
+def test_nodes_of_a_mesh_move_to_where_splines_err(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs.of([meshed(0.06)])
+    x, y = torch.from_numpy(runs.nodes).T
+    bump = torch.exp(-((x - 0.8) ** 2 + (y - 0.8) ** 2) / 0.15**2) + 0.1 * torch.sin(3 * x)
+    sharp = replace(runs, values=bump[None, None, :, None].expand_as(runs.values).float().clone())
+    model = settings_of(MODEL | {"nodes": 60, "adapt_space": True}, "model/graphspline")
+    found, _ = places.places_of(sharp, model, sharp)
+    monkeypatch.setattr(places, "AGAIN", 0)
+    before, _ = places.places_of(sharp, model, sharp)
+    errors = [float(places.spline_squares(p, sharp).sum()) for p in (found, before)]
+    assert errors[0] < 0.5 * errors[1]

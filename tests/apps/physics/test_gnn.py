@@ -12,9 +12,9 @@ from farfield.apps.physics.graph import Graph, graph_of, grid_pairs
 KINDS = pytest.mark.parametrize("edge_state", [False, True])
 
 
-def network(edge_state: bool = False, members: int = 2, **values: int) -> Network:
+def network(edge_state: bool = False, members: int = 2, filters: bool = True, **values: int) -> Network:
     sizes = {"width": 16, "blocks": 2, "seed": 3} | values
-    net = Network(3, 3, 2, 2, members=members, edge_state=edge_state, **sizes)
+    net = Network(3, 3, 2, 2, members=members, edge_state=edge_state, filters=filters, **sizes)
     return net.double()
 
 
@@ -109,6 +109,21 @@ def test_gradients_of_weights_and_features_are_exact(edge_state: bool) -> None:
         return y[..., 0]
 
     assert torch.autograd.gradcheck(value, (x, weight.detach().requires_grad_()), atol=1e-5, eps=1e-6)
+
+
+@KINDS
+def test_filters_multiply_messages_and_may_be_left_out(edge_state: bool) -> None:
+    (x, s), graph = inputs(), grid()
+    net, plain = network(edge_state), network(edge_state, filters=False)
+    assert not any("filters" in name for name, _ in plain.named_parameters())
+    here = run(net, graph, x, s)
+    for block in net.blocks:
+        torch.nn.init.zeros_(block.filters.weight)
+        torch.nn.init.ones_(block.filters.bias)
+    rest = {n: p for n, p in net.state_dict().items() if "filters" not in n}
+    plain.load_state_dict(rest)
+    torch.testing.assert_close(run(net, graph, x, s), run(plain, graph, x, s))
+    assert (run(plain, graph, x, s) - here).abs().max() > 1e-4
 
 
 def test_a_layer_of_members_is_a_layer_each() -> None:
