@@ -50,7 +50,8 @@ def companion_kernel(
     Args:
         a, b, c: (*, d), float32 or float64; leading dimensions broadcast.
         length: L >= 1; d may be longer.
-        impl: "auto", "triton" (the recurrence on a GPU), "series" (FFTs, any device), "reference" (term by term).
+        impl: "auto", "cuda" or "triton" (the recurrence on a GPU), "series" (FFTs, any device), "reference" (term by
+            term).
     Returns: (*, L); float64 where an operand is. Computed in float64 in any case: exact also where poles lie on the
         unit circle (integrators, seasons), and for unstable ones until they overflow.
     Raises: ShapeError, DtypeError: what arrived, what is accepted. KernelUnavailable: impl.

@@ -1,5 +1,9 @@
 """The CUDA recurrence against float64 on a CPU, its spectra against those of fftconv; skipped without a GPU."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -142,3 +146,11 @@ def test_strided_and_broadcast_operands() -> None:
     mixed = companion_kernel(a, b[:1].double(), c, 60, impl="cuda")
     assert mixed.dtype == torch.float64
     close(mixed, expected.cpu(), 2e-7)
+
+
+def test_calls_compile_whole() -> None:
+    # In a process of its own: the hook that checks shapes cannot be compiled.
+    script = Path(__file__).with_name("compiled_cuda.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["compiled"]
