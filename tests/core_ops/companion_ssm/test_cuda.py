@@ -1,5 +1,6 @@
 """The CUDA recurrence against float64 on a CPU, its spectra against those of fftconv; skipped without a GPU."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -150,7 +151,9 @@ def test_strided_and_broadcast_operands() -> None:
 
 def test_calls_compile_whole() -> None:
     # In a process of its own: the hook that checks shapes cannot be compiled.
-    script = Path(__file__).with_name("compiled_cuda.py")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    root, script = Path(__file__).resolve().parents[3], Path(__file__).with_name("compiled_cuda.py")
+    path = os.pathsep.join([str(root / ".typing"), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["compiled"]
