@@ -39,11 +39,11 @@ class Given:
 
 @dataclass
 class Memory:
-    """Resident bytes, read by a thread: before each stretch of work and at their highest in it.
+    """Resident bytes, read by a thread: right before each stretch of work and at their highest in it.
 
     Args:
         busy: Is it under way?
-        rows: Vectors of the index, noted with each stretch.
+        rows: Vectors of the index: those at its begin, and those that came in it, are noted with each stretch.
     """
 
     busy: Callable[[], bool]
@@ -60,11 +60,12 @@ class Memory:
                 before, inside = now, False
             elif not inside:
                 start = {f"{name}_before": value for name, value in before.items()}
-                self.stretches.append({"rows": self.rows(), **start, **now})
+                self.stretches.append({"rows": self.rows(), "came": 0, **start, **now})
                 inside = True
             else:
                 peak = self.stretches[-1]
                 peak.update({name: max(value, peak[name]) for name, value in now.items()})
+                peak["came"] = self.rows() - peak["rows"]
             time.sleep(0.002)
 
 
