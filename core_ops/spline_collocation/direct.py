@@ -135,7 +135,9 @@ def nodal_rows(data: Tensor, knots: Tensor, inverse: Tensor, order: int, kinds: 
 def start_table(knots: Tensor, order: int) -> Tensor:
     """A table whose first two channels are filled."""
     n = knots.shape[-1] - 1
-    table = knots.new_empty(order + 3, depth(n), len(knots))
+    # An odd number of cache lines a row: with a power of two all cells of a series fall into one set of the cache.
+    width = 16 * (-(-len(knots) // 16) | 1)
+    table = knots.new_empty(order + 3, depth(n), width)[..., : len(knots)]
     fill(table, knots)
     ends = table[2, :n].copy_(knots.mT[1:])
     torch.sub(ends, table[0, :n], out=table[1, :n]).reciprocal_()
