@@ -85,9 +85,13 @@ class SentenceEncoder:
         prompts = {name: prompt for name, prompt in (model.prompts or {}).items() if prompt}
         self._query_prompt: str = prompts.get("query", "")
         self._document_prompt: str = next((prompts[name] for name in DOCUMENT_PROMPTS if name in prompts), "")
-        extra = len(self._prefix) + len(self._suffix)
+        # What stands before the text of a window: special tokens, then the prompt's.
+        self._before = {
+            prompt: np.concatenate([self._prefix, self._ids(prompt)[0]])
+            for prompt in {"", self._query_prompt, self._document_prompt}
+        }
         length = _max_length(model)
-        longest = length - extra - len(self._ids(self._document_prompt)[0])
+        longest = length - len(self._before[self._document_prompt]) - len(self._suffix)
         check_window(window or longest, overlap, longest)
         if batch_tokens is not None and batch_tokens < 1:
             raise UserError(f"batch_tokens={batch_tokens}: a whole number from 1 on is accepted")
@@ -96,7 +100,7 @@ class SentenceEncoder:
         self.folder = folder
         self.precision = precision
         self.d = int(self._forward([np.empty(0, np.int64)], "").shape[1])
-        self.max_query_tokens = length - extra - len(self._ids(self._query_prompt)[0])
+        self.max_query_tokens = length - len(self._before[self._query_prompt]) - len(self._suffix)
         self.settings: dict[str, str | int] = {"path": str(path), "window": self.max_tokens, "overlap": overlap}
         self._batch_tokens = batch_tokens or BATCH_TOKENS[place.type]
         self.fingerprint: Fingerprint = {
@@ -191,7 +195,7 @@ class SentenceEncoder:
         """Vectors of windows (n, d): sorted by length, cut into batches of at most `batch_tokens` with padding."""
         vectors = np.empty((len(windows), self.d), dtype=np.float32)
         order = sorted(range(len(windows)), key=lambda i: -len(windows[i]))
-        extra = len(self._prefix) + len(self._suffix) + len(self._ids(prompt)[0])
+        extra = len(self._before[prompt]) + len(self._suffix)
         at = 0
         while at < len(order):
             count = max(1, self._batch_tokens // (len(windows[order[at]]) + extra))
@@ -205,7 +209,7 @@ class SentenceEncoder:
 
     @torch.inference_mode()
     def _forward(self, windows: Sequence[Ids], prompt: str) -> Vectors:
-        before = np.concatenate([self._prefix, self._ids(prompt)[0]])
+        before = self._before[prompt]
         rows = [np.concatenate([before, w, self._suffix]) for w in windows]
         width = max(map(len, rows))
         pad = self._tokenizer.pad_token_id or 0

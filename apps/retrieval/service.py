@@ -163,7 +163,7 @@ def _search(app: FastAPI, collection: Collection, limits: Limits, searches: Sear
     @app.post("/search", response_model=dict[str, Any])
     async def search(body: SearchBody) -> Response:
         """The best documents, each with its best window, the window's characters and both cosines."""
-        if len(body.query) * TOKENS_OF_A_CHARACTER > limits.tokens:
+        if _many([body.query], limits):
             await run_in_threadpool(_check_tokens, collection, [body.query], limits)
         answer = searches.ask(Search(body.query, body.k, body.mode, body.by, body.filters))
         return Response(await asyncio.wrap_future(answer), media_type="application/json")
@@ -178,7 +178,8 @@ def _documents(app: FastAPI, collection: Collection, limits: Limits) -> None:
         """
         _check_batch(len(body.documents), limits)
         documents = [Document(d.id, d.text, title=d.title, metadata=d.metadata) for d in body.documents]
-        _check_tokens(collection, [d.text for d in documents], limits)
+        if _many(texts := [d.text for d in documents], limits):
+            _check_tokens(collection, texts, limits)
         return asdict(collection.add(documents, check=request.scope["deadline"].check))
 
     @app.get("/documents/{id:path}")
@@ -237,6 +238,11 @@ def _embeddings(app: FastAPI, collection: Collection, limits: Limits) -> None:
 def _check_batch(count: int, limits: Limits) -> None:
     if count > limits.batch:
         raise Refused(413, "batch", f"{count} texts came, at most {limits.batch} are accepted; send them in parts")
+
+
+def _many(texts: list[str], limits: Limits) -> bool:
+    """Could these be more tokens than the limit, by their length?"""
+    return sum(map(len, texts)) * TOKENS_OF_A_CHARACTER > limits.tokens
 
 
 def _check_tokens(collection: Collection, texts: list[str], limits: Limits) -> int:
