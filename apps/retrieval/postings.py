@@ -41,7 +41,7 @@ COUNTERS = {"documents": 0, "words": 0}
 FAN = 8
 # Larger runs are merged in the background, some words a transaction, so that no write waits for them.
 MERGED_IN_WRITE = 2**15
-WORDS_AT_ONCE = 4096
+WORDS_AT_ONCE = 2048
 # Size of a run that is being written, which is like no other.
 OPEN = -1
 # Pairs of one run where all postings are made again.
@@ -141,9 +141,7 @@ def tidy(store: Store, *, whole: bool = False) -> None:
         size = 0
         while last is not None:
             with store.writing() as db:
-                query = "SELECT word FROM postings WHERE run = ? AND word > ? ORDER BY word LIMIT 1 OFFSET ?"
-                row = db.execute(query, [max(some, key=lambda one: one[1])[0], last, WORDS_AT_ONCE]).fetchone()
-                upto = None if row is None else row[0]
+                upto = _upto(db, runs, last)
                 size += _move(db, runs, made, last, upto, dead)
                 last = upto
                 if last is None:
@@ -332,7 +330,7 @@ def _dead(db: sqlite3.Connection, runs: Sequence[int]) -> Docs:
     if not len(docs):
         return docs
     query = "SELECT doc FROM lengths WHERE doc BETWEEN ? AND ?"
-    alive = np.array([doc for (doc,) in db.execute(query, [int(docs[0]), int(docs[-1])])], np.int64)
+    alive = np.fromiter((doc for (doc,) in db.execute(query, [int(docs[0]), int(docs[-1])])), np.int64)
     return np.setdiff1d(docs, alive, assume_unique=True)
 
 
@@ -352,6 +350,13 @@ def _move(db: sqlite3.Connection, runs: Sequence[int], made: int, after: str, up
     db.execute(f"DELETE FROM postings WHERE {where}", values)
     _insert(db, made, sorted(rows.items()))
     return sum(map(len, rows.values()))
+
+
+def _upto(db: sqlite3.Connection, runs: Sequence[int], after: str) -> str | None:
+    """A word so far behind another one that no run has more than WORDS_AT_ONCE in between; None is the end."""
+    query = "SELECT word FROM postings WHERE run = ? AND word > ? ORDER BY word LIMIT 1 OFFSET ?"
+    found = [db.execute(query, [run, after, WORDS_AT_ONCE - 1]).fetchone() for run in runs]
+    return min((row[0] for row in found if row is not None), default=None)
 
 
 def _without(data: bytes, gone: NDArray[np.bool_]) -> bytes:
