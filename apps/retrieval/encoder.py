@@ -124,7 +124,7 @@ def load_encoder(
         precision: fp32, bf16 or fp16 (autocast).
         window: Tokens of a window without special ones; None is all that the model reads at once.
         overlap: Tokens that a window shares with the next.
-        batch_tokens: Tokens of a batch, padding counted; None is 8,192 on a CPU and 131,072 on a GPU.
+        batch_tokens: Tokens of a batch, padding counted; None is 2,048 on a CPU and 131,072 on a GPU.
     Returns: The encoder.
     Raises: UserError: there is no such folder, it is not one that can be read, or a setting does not fit.
     """

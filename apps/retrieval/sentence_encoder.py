@@ -30,8 +30,8 @@ from farfield.apps.retrieval.windows import Span, check_window, cut
 from farfield.apps.training.device import autocast_for, check_precision, resolve_device
 from farfield.apps.training.errors import UserError
 
-# Tokens of a batch with its padding, by type of device.
-BATCH_TOKENS = {"cpu": 8192, "cuda": 131072}
+# Tokens of a batch with its padding, by type of device: on a CPU what lies in its caches.
+BATCH_TOKENS = {"cpu": 2048, "cuda": 131072}
 # Texts are tokenised, sorted and encoded this many batches at a time: memory is bounded, batches stay full.
 BATCHES_AT_ONCE = 32
 TRUSTED = ("sentence_transformers.", "farfield.")
