@@ -276,17 +276,10 @@ class Store:
 
     def windows(self, docs: Sequence[int], encoder: int) -> dict[int, list[tuple[int, int]]]:
         """By document, the characters of its windows in their order; those that are gone are left out."""
-        found: dict[int, list[tuple[int, int]]] = {}
-        for begin in range(0, len(docs), PARAMETERS):
-            some = [int(doc) for doc in docs[begin : begin + PARAMETERS]]
-            # The index holds all that is asked for, so that no vector is read.
-            query = (
-                f"SELECT doc, start, stop FROM vectors WHERE doc IN ({', '.join('?' * len(some))}) AND encoder = ?"
-                " AND window <> ? ORDER BY doc, window"
-            )
-            for doc, start, stop in self.db.execute(query, [*some, encoder, WHOLE]):
-                found.setdefault(doc, []).append((start, stop))
-        return found
+        # The index holds all that is asked for, so that no vector is read.
+        query = "SELECT start, stop FROM vectors WHERE doc = ? AND encoder = ? AND window <> ? ORDER BY window"
+        found = {doc: self.db.execute(query, [int(doc), encoder, WHOLE]).fetchall() for doc in docs}
+        return {doc: spans for doc, spans in found.items() if spans}
 
     def digests(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Digests of those documents that are there, by id."""
