@@ -57,7 +57,8 @@ template <class T> T __shfl_down_sync(unsigned, T v, int by, int width) {
   return exchange(v)[here % width + by < width ? here + by : here];
 }
 static unsigned __ballot_sync(unsigned, bool mine) {
-  const double (&all)[32] = exchange(mine);
+  double all[32];
+  std::memcpy(all, exchange(mine), sizeof all);
   unsigned r = 0;
   for (int i = 0; i < 32; i++) r |= (unsigned)(all[i] != 0) << i;
   return r;
