@@ -74,7 +74,8 @@ def serve(
             raise Unloadable(str(error)) from error
         return ServingEncoder(queries, documents)
 
-    with Collection.open(index, load=load, device=scan_device(device)) as collection:
+    # Before the first thread starts.
+    with kept_memory(one_heap=True), Collection.open(index, load=load, device=scan_device(device)) as collection:
         meter = Meter()
         app = service(collection, Limits(**limits), token, meter)
         how: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_keep_alive": KEEP_ALIVE}
@@ -94,8 +95,7 @@ def serve(
         loading = threading.Thread(target=warm, name="loading")
         loading.start()
         try:
-            with kept_memory():
-                server.run()
+            server.run()
         except SystemExit as error:
             raise UserError(f"port={port}: it cannot be listened on at {host}; choose another") from error
         finally:
