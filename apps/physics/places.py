@@ -130,8 +130,11 @@ def places_of(runs: Runs, model: Mapping[str, Any], train: Runs, spread: Tensor 
 
 
 def spline_squares(places: Places, train: Runs) -> np.ndarray:
-    """Mean squared error of splines through some of the data at every node (N,), in units of the fields' spread."""
-    values = some(train)
+    """Mean squared error of splines through some of the data at every node (N,), in units of the fields' spread.
+
+    First frames are left out, as they are where networks are judged: they are given, and often the roughest.
+    """
+    values = some(train)[:, 1:]
     runs, frames = (max(1, -(-size // most)) for size, most in zip(values.shape[:2], SEEN, strict=True))
     values = values[::runs, ::frames]
     off = places.expanded(places.started(values)) - values
