@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -21,6 +20,8 @@ from .reference import all_pole_reference
 # States times length up to which a recurrence is faster on a GPU than FFTs, best first (H100: at 2^24 "cuda" takes 0.50
 # ms, "series" 1.3; at 2^21 "triton" 0.56, at 2^24 3.9).
 PRODUCTS = {"cuda": 1 << 24, "triton": 1 << 22}
+# Why Triton kernels cannot run at all; looked up once, since torch.compile cannot trace the look-up.
+WITHOUT_TRITON = None if find_spec("triton") else "triton is not installed: pip install triton."
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,11 @@ def run_triton(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
     return y
 
 
-@cache
-def without_triton() -> str | None:
-    """Why Triton kernels cannot run at all."""
-    return None if find_spec("triton") else "triton is not installed: pip install triton."
-
-
 def refuses_triton(call: Call) -> str | None:
     """Why the Triton kernels cannot run a call."""
     if call.device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"the tensors are on {call.device}; take impl='auto', or move them to a GPU."
-    return without_triton()
+    return WITHOUT_TRITON
 
 
 def run_reference(x: Tensor, p: Tensor, length: int, single: bool) -> Tensor:
