@@ -1,7 +1,8 @@
 """Merges of the retrieval store: when a write is searchable while they run, and the memory they take.
 
-`python -m benchmarks.bench_merge`: 200,000 x 128 (--quick: 20,000), see `merge_study`; then half as many beside two
-processes that keep two cores busy. A write of 200 documents and a search that finds the last of them are one time.
+`python -m benchmarks.bench_merge`: 200,000 x 128 (--quick: 20,000), see `merge_study`; then half as many, 1,000 a
+second while merges run; then half as many beside two processes that keep two cores busy. A write of 200 documents and
+a search that finds the last of them are one time.
 
 Memory of a stretch is its peak over what was resident right before it, in a process that holds nothing but an index:
 VmRSS counts everything, also libraries and what searches have read of mapped files; RssAnon what no file stands behind,
@@ -30,12 +31,15 @@ from benchmarks.merge_study import BATCH, FIELDS
 FROM = 50_000
 # Processes that do nothing but work.
 BUSY = 2
+# Documents a second of a writer that is not the only work of a machine.
+RATE = 1000
 
 
 def cases(bench: Bench) -> Iterator[Row]:
     """Writes beside merges in the background, then one build of all; then beside other work."""
     n, d = (20_000, 128) if bench.quick else (200_000, 128)
     yield from rows(bench, n, d, "farfield", studied(n, d))
+    yield from rows(bench, n // 2, d, f"farfield-at-{RATE}-a-second", studied(n // 2, d, RATE))
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(BUSY)]
     try:
         found = studied(n // 2, d)
@@ -46,11 +50,11 @@ def cases(bench: Bench) -> Iterator[Row]:
     yield from rows(bench, n // 2, d, f"farfield-beside-{BUSY}-busy", found)
 
 
-def studied(n: int, d: int) -> dict[str, Any]:
+def studied(n: int, d: int, rate: float = 0) -> dict[str, Any]:
     """What `merge_study` measures, in a process of its own."""
     folder = Path(tempfile.mkdtemp(prefix="bench-merge-"))
     env = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / ".typing"), str(ROOT)))}
-    command = [sys.executable, "-m", "benchmarks.merge_study", str(folder / "index"), str(n), str(d)]
+    command = [sys.executable, "-m", "benchmarks.merge_study", str(folder / "index"), str(n), str(d), str(rate)]
     try:
         done = subprocess.run(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=1800)
     finally:

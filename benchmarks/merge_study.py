@@ -1,8 +1,9 @@
-"""What a merge costs those who search and write meanwhile: `python -m benchmarks.merge_study FOLDER N D`, a JSON line.
+"""What a merge costs those who search and write meanwhile, as a JSON line.
 
-A process of its own, without torch: what it holds is the index. Documents of one vector come in batches of 200 as fast
-as they are written; after each, its last document is searched for. Segments are merged in the background, and in the
-end all of them are built into one. Memory is read every few milliseconds.
+`python -m benchmarks.merge_study FOLDER N D RATE` is a process of its own, without torch: what it holds is the index.
+Documents of one vector come in batches of 200 as fast as they are written, beside a merge RATE a second where that is
+above 0; after each batch its last document is searched for. Segments are merged in the background, and in the end all
+of them are built into one. Memory is read every few milliseconds.
 """
 
 from __future__ import annotations
@@ -96,8 +97,12 @@ def vectors(rows: range, d: int) -> Vectors:
     return np.asarray(made / np.linalg.norm(made, axis=1, keepdims=True), np.float32)
 
 
-def study(folder: Path, n: int, d: int) -> dict[str, object]:
-    """Writes and searches beside merges, then one build of all."""
+def study(folder: Path, n: int, d: int, rate: float) -> dict[str, object]:
+    """Writes and searches beside merges, then one build of all.
+
+    Args:
+        rate: Documents a second beside a merge, at most; 0 is as fast as they are written.
+    """
     took: dict[str, list[float]] = {"idle": [], "merging": []}
     spans = np.array([[0, 8]], np.int64)
     index = Collection.create(folder, Given(d))  # type: ignore[arg-type]
@@ -115,7 +120,10 @@ def study(folder: Path, n: int, d: int) -> dict[str, object]:
             if found[0].id != documents[-1].id:
                 raise RuntimeError(f"{documents[-1].id} was written and {found[0].id} found")
             written = rows.stop
-            took["merging" if busy or index._merging.locked() else "idle"].append(seconds)
+            busy = busy or index._merging.locked()
+            took["merging" if busy else "idle"].append(seconds)
+            if busy and rate:
+                time.sleep(max(0.0, BATCH / rate - seconds))
         index.close()
     building = False
     with Collection.open(folder, Given(d), merge_at=None) as index:  # type: ignore[arg-type]
@@ -131,4 +139,4 @@ def study(folder: Path, n: int, d: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(study(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(study(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))))
