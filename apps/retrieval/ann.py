@@ -37,7 +37,7 @@ RECALL = 0.98
 SECOND, MORE = {"hnsw": 0.5}, {"hnsw": 0.005}
 TUNED_ON, SEARCHED = 256, 32
 # Rows to re-rank, and how near to the recall of all rows the first that is taken comes.
-DEPTHS = (48, 96, 192, 384, 768)
+DEPTHS = (48, 72, 96, 144, 192, 288, 384, 768)
 NEARLY = 0.004
 # Rows that the directions, the centres (each) and the codes are made from.
 DIRECTIONS_FROM, CENTRE_FROM, CODES_FROM = 16_384, 40, 4_096
