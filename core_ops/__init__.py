@@ -1,7 +1,15 @@
 """Sub-quadratic operators for PyTorch."""
 
 from .banded import almost_block_diagonal_solve, banded_solve, tridiagonal_solve
-from .companion_ssm import RTF, CompanionSSM, closed_loop_kernel, companion_kernel, companion_scan, rtf_kernel
+from .companion_ssm import (
+    RTF,
+    CompanionSSM,
+    closed_loop_kernel,
+    companion_kernel,
+    companion_scan,
+    companion_spectrum,
+    rtf_kernel,
+)
 from .errors import DomainError, DtypeError, KernelUnavailable, ShapeError
 from .fftconv import FFTConv, FilterSpectrum, explain, fftconv
 from .short_conv import short_conv
@@ -23,6 +31,7 @@ __all__ = [
     "closed_loop_kernel",
     "companion_kernel",
     "companion_scan",
+    "companion_spectrum",
     "curvature",
     "equidistribute",
     "explain",

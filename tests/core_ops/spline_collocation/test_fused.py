@@ -20,6 +20,9 @@ Case = tuple[int, int, int, int, str | tuple[str, str], int, torch.dtype]
 # (series, cells, queries, order, ends, derivative, dtype)
 CASES: list[Case] = [
     (3, 1, 5, 3, "dirichlet", 0, torch.float64),
+    (3, 1, 5, 3, ("dirichlet", "neumann"), 0, torch.float64),
+    (3, 1, 5, 4, ("free", "neumann"), 1, torch.float64),
+    (3, 1, 5, 3, ("neumann", "free"), 0, torch.float64),
     (5, 16, 33, 3, "dirichlet", 0, torch.float64),
     (5, 7, 20, 2, "neumann", 0, torch.float64),
     (5, 7, 1, 5, ("free", "neumann"), 1, torch.float64),
