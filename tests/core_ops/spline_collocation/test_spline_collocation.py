@@ -13,50 +13,10 @@ import torch
 from torch import Tensor
 
 from farfield.core_ops.errors import DomainError, DtypeError, KernelUnavailable, ShapeError
-from farfield.core_ops.spline_collocation import SplineCollocation, direct, evaluate, lookup
+from farfield.core_ops.spline_collocation import SplineCollocation, direct
 from farfield.core_ops.spline_collocation.cell import ORDERS, gauss
 from farfield.core_ops.spline_collocation.reference import spline_collocation_reference
-
-ENDS = ["dirichlet", "neumann", "free", ("neumann", "free"), ("dirichlet", "neumann"), ("free", "dirichlet")]
-
-
-def _knots(*shape: int, seed: int = 0, least: float = 0.1) -> Tensor:
-    """Increasing knots that start below zero."""
-    g = torch.Generator().manual_seed(seed)
-    widths = least + torch.rand(*shape[:-1], shape[-1] - 1, generator=g, dtype=torch.float64)
-    return torch.nn.functional.pad(widths.cumsum(-1), (1, 0)) - 0.7
-
-
-def _random(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def _queries(knots: Tensor, count: int, seed: int = 2) -> Tensor:
-    u = torch.rand(*knots.shape[:-1], count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return knots[..., :1] + u * (knots[..., -1:] - knots[..., :1])
-
-
-def _data(spline: SplineCollocation, c: Tensor) -> Tensor:
-    """What a polynomial with these coefficients gives the spline: values, and slopes at Neumann's ends."""
-    nodes = spline.nodes
-    data = _polynomial(c, nodes)
-    if spline.ends.left == "neumann":
-        data = torch.cat([_polynomial(c, nodes[..., :1], 1), data[..., 1:]], -1)
-    if spline.ends.right == "neumann":
-        data = torch.cat([data[..., :-1], _polynomial(c, nodes[..., -1:], 1)], -1)
-    return data
-
-
-def _polynomial(c: Tensor, x: Tensor, derivative: int = 0) -> Tensor:
-    total = torch.zeros_like(x)
-    for i in range(derivative, len(c)):
-        total = total + c[i] * math.perm(i, derivative) * x ** (i - derivative)
-    return total
-
-
-def _relative(y: Tensor, expected: Tensor) -> float:
-    assert y.shape == expected.shape
-    return ((y - expected).abs().max() / expected.abs().max()).item()
+from tests.core_ops.spline_collocation.samples import ENDS, data_of, inside, normal, partition, polynomial, relative
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -72,46 +32,46 @@ def test_slopes_of_the_gauss_cell_are_integers(order: int) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("ends", ENDS, ids=str)
 def test_polynomials_are_reproduced_on_any_partition(ends: str | tuple[str, str], order: int, impl: str) -> None:
-    knots = _knots(5, seed=order)
+    knots = partition(5, seed=order)
     spline = SplineCollocation(knots, order, ends=ends)
-    c = _random(order + 1)
-    data, x = _data(spline, c), _queries(knots, 61)
+    c = normal(order + 1)
+    data, x = data_of(spline, c), inside(knots, 61)
     for derivative in (0, 1, 2):
         bound = 1e-13 * (1, 20, 400)[derivative] * order**derivative
-        assert _relative(spline(data, x, derivative, impl=impl), _polynomial(c, x, derivative)) < bound
+        assert relative(spline(data, x, derivative, impl=impl), polynomial(c, x, derivative)) < bound
     antiderivative = torch.cat([c.new_zeros(1), c / torch.arange(1, order + 2)])
     coeffs = spline.fit(data)
     a, b = x[:20], x[20:40]
-    expected = _polynomial(antiderivative, b) - _polynomial(antiderivative, a)
-    assert _relative(spline.integrate(coeffs, a, b), expected) < 1e-13
-    whole = _polynomial(antiderivative, knots[-1]) - _polynomial(antiderivative, knots[0])
-    assert _relative(spline.integrate(coeffs), whole) < 1e-12
+    expected = polynomial(antiderivative, b) - polynomial(antiderivative, a)
+    assert relative(spline.integrate(coeffs, a, b), expected) < 1e-13
+    whole = polynomial(antiderivative, knots[-1]) - polynomial(antiderivative, knots[0])
+    assert relative(spline.integrate(coeffs), whole) < 1e-12
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("ends", [*ENDS, ("free", "neumann"), ("neumann", "dirichlet")], ids=str)
 def test_polynomials_are_reproduced_on_one_cell(ends: str | tuple[str, str], order: int) -> None:
-    knots = _knots(3, 2)
+    knots = partition(3, 2)
     spline = SplineCollocation(knots, order, ends=ends)
     # A free end has r - 1 points.
-    c = _random(order - 1 if "free" in (spline.ends.left, spline.ends.right) else order + 1)
-    data, x = _data(spline, c), _queries(knots, 9)
+    c = normal(order - 1 if "free" in (spline.ends.left, spline.ends.right) else order + 1)
+    data, x = data_of(spline, c), inside(knots, 9)
     for d in (data, data.clone().requires_grad_()):
-        assert _relative(spline(d, x).detach(), _polynomial(c, x)) < 1e-12
+        assert relative(spline(d, x).detach(), polynomial(c, x)) < 1e-12
 
 
 @pytest.mark.parametrize(("cells", "order"), [(1, 2), (1, 5), (2, 3), (7, 2), (5, 4), (3, 8)])
 @pytest.mark.parametrize("derivative", [0, 1, 2])
 def test_values_equal_the_dense_definition(cells: int, order: int, derivative: int) -> None:
-    knots = _knots(cells + 1, seed=3)
+    knots = partition(cells + 1, seed=3)
     spline = SplineCollocation(knots, order)
-    data, x = _random(2, spline.size), torch.cat([_queries(knots, 33), knots])
+    data, x = normal(2, spline.size), torch.cat([inside(knots, 33), knots])
     expected = spline_collocation_reference(
         knots, spline.points, data[:, 1:-1].T, data[:, 0], data[:, -1], x, order, derivative
     ).T
     for impl in ("operator", "torch"):
         # The dense system in local powers loses four digits at order 8.
-        assert _relative(spline(data, x, derivative, impl=impl), expected) < 1e-10
+        assert relative(spline(data, x, derivative, impl=impl), expected) < 1e-10
 
 
 @pytest.mark.parametrize("order", [2, 3, 4, 5])
@@ -132,16 +92,16 @@ def test_errors_fall_with_the_power_of_the_width(ends: str, order: int) -> None:
 @pytest.mark.parametrize("cells", [1, 2, 3, 9])
 @pytest.mark.parametrize("order", [2, 3, 6])
 def test_periodic_splines_are_smooth_across_the_seam_and_wrap_queries(cells: int, order: int) -> None:
-    knots = _knots(cells + 1, seed=5)
+    knots = partition(cells + 1, seed=5)
     spline = SplineCollocation(knots, order, ends="periodic")
-    coeffs = spline.fit(_random(spline.size))
+    coeffs = spline.fit(normal(spline.size))
     length = knots[-1] - knots[0]
     near = torch.stack([knots[0], knots[-1] - 1e-12 * length])
     for derivative in (0, 1):
         a, b = spline.evaluate(coeffs, near, derivative)
         assert abs(a - b) < 1e-7 * (1 + abs(a))
-    x = _queries(knots, 9)
-    assert _relative(spline.evaluate(coeffs, x - 3 * length), spline.evaluate(coeffs, x)) < 1e-10
+    x = inside(knots, 9)
+    assert relative(spline.evaluate(coeffs, x - 3 * length), spline.evaluate(coeffs, x)) < 1e-10
 
 
 def test_float32_at_64_intervals_of_order_5_loses_less_than_5e7() -> None:
@@ -167,10 +127,10 @@ def test_lebesgue_constant_stays_below_three_on_any_graded_partition(order: int)
 @pytest.mark.parametrize("ends", ["dirichlet", "neumann", "free", "periodic"])
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_gradients_of_values_ends_queries_and_knots(ends: str, per_sample: bool) -> None:
-    knots = _knots(*((2, 4) if per_sample else (4,))).requires_grad_()
-    x = _queries(knots.detach(), 4).requires_grad_()
+    knots = partition(*((2, 4) if per_sample else (4,))).requires_grad_()
+    x = inside(knots.detach(), 4).requires_grad_()
     size = SplineCollocation(knots, 3, ends=ends).size
-    data = _random(2, size).requires_grad_()
+    data = normal(2, size).requires_grad_()
 
     def interpolate(knots: Tensor, data: Tensor, x: Tensor, derivative: int) -> Tensor:
         return SplineCollocation(knots, 3, ends=ends)(data, x, derivative)
@@ -188,147 +148,71 @@ def test_gradients_of_values_ends_queries_and_knots(ends: str, per_sample: bool)
 
 
 def test_gradients_through_the_fixed_operator() -> None:
-    spline = SplineCollocation(_knots(6), 4)
-    data, x = _random(3, spline.size).requires_grad_(), _queries(spline.knots, 5)
+    spline = SplineCollocation(partition(6), 4)
+    data, x = normal(3, spline.size).requires_grad_(), inside(spline.knots, 5)
     assert torch.autograd.gradcheck(lambda d: spline(d, x, impl="operator"), data)
     assert torch.autograd.gradcheck(lambda d: spline.evaluate(spline.fit(d), x), data)
 
 
 def test_gradients_of_moved_points() -> None:
-    knots = _knots(4).requires_grad_()
+    knots = partition(4).requires_grad_()
     points = (SplineCollocation(knots.detach(), 3).points + 0.01 * torch.arange(6) % 3 * 0.02).requires_grad_()
-    data, x = _random(8).requires_grad_(), _queries(knots.detach(), 4)
+    data, x = normal(8).requires_grad_(), inside(knots.detach(), 4)
     assert torch.autograd.gradcheck(lambda k, p, d: SplineCollocation(k, 3, points=p)(d, x), (knots, points, data))
     batch = torch.stack([points.detach(), points.detach() + 0.003])
     both = SplineCollocation(knots.detach(), 3, points=batch)(torch.stack([data, data]), x)
     alone = SplineCollocation(knots.detach(), 3, points=batch[1])(data, x)
-    assert _relative(both[1], alone) < 1e-14
+    assert relative(both[1], alone) < 1e-14
 
 
 def test_every_series_has_its_own_partition_and_queries() -> None:
-    knots = _knots(3, 2, 8)
+    knots = partition(3, 2, 8)
     spline = SplineCollocation(knots, 4)
-    data, x = _random(3, 2, spline.size), _queries(knots, 7)
+    data, x = normal(3, 2, spline.size), inside(knots, 7)
     together = spline(data, x)
     for i, j in itertools.product(range(3), range(2)):
         alone = SplineCollocation(knots[i, j], 4)
-        assert _relative(together[i, j], alone(data[i, j], x[i, j])) < 1e-14
-        assert _relative(spline.lebesgue()[i, j], alone.lebesgue()) < 1e-12
+        assert relative(together[i, j], alone(data[i, j], x[i, j])) < 1e-14
+        assert relative(spline.lebesgue()[i, j], alone.lebesgue()) < 1e-12
     # One vector of data, or of queries, serves all partitions.
-    assert _relative(spline(data[0, 0], x)[1, 1], SplineCollocation(knots[1, 1], 4)(data[0, 0], x[1, 1])) < 1e-14
+    assert relative(spline(data[0, 0], x)[1, 1], SplineCollocation(knots[1, 1], 4)(data[0, 0], x[1, 1])) < 1e-14
     shared = torch.linspace(float(knots[..., 0].max()), float(knots[..., -1].min()), 5, dtype=torch.float64)
     for q in (shared, shared.flip(0), shared[[3, 0, 4, 0]]):
-        assert _relative(spline(data, q)[2, 1], SplineCollocation(knots[2, 1], 4)(data[2, 1], q)) < 1e-14
+        assert relative(spline(data, q)[2, 1], SplineCollocation(knots[2, 1], 4)(data[2, 1], q)) < 1e-14
     grads = spline.operator(shared) @ data[..., None]
-    assert _relative(grads[..., 0], spline(data, shared)) < 1e-13
-
-
-@pytest.mark.parametrize("limit", [0, 10**9])
-@pytest.mark.parametrize("cells", [1, 2, 3, 7, 8, 37])
-def test_queries_at_knots_and_ends_belong_to_the_right_cell(
-    cells: int, limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evaluate, "LOOKED_UP", limit)
-    knots = _knots(4, cells + 1)
-    inner = knots[:, 1:-1]
-    x = torch.cat([knots, knots + 1e-9, knots - 1e-9], -1)
-    expected = (x[..., None, :] >= inner[..., None]).sum(-2)
-    assert torch.equal(evaluate.find(knots, x), expected)
-    for q in (x[0].sort().values, x[0], x[0].flip(0)):
-        assert torch.equal(evaluate.find(knots, q), (q >= inner[..., None]).sum(-2))
-    assert torch.equal(evaluate.find(knots[0], x[0]), expected[0])
-    single = knots.float()
-    many = torch.cat([single, torch.nextafter(single, single - 1)], -1)
-    assert torch.equal(evaluate.find(single, many), (many[..., None, :] >= single[:, 1:-1, None]).sum(-2))
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_every_row_of_many_series_is_looked_up_apart(threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        series = 6 * 4099
-        knots = _knots(series, 6).float()
-        x = knots[:, :1] + torch.rand(series, 3, generator=torch.Generator().manual_seed(4)) * (
-            knots[:, -1:] - knots[:, :1]
-        )
-        assert torch.equal(lookup.find(knots, x), (x[..., None, :] >= knots[:, 1:-1, None]).sum(-2))
-        spline = SplineCollocation(knots, 3)
-        # The first knot of a series is in no other's domain.
-        line = torch.arange(series, dtype=torch.float32)[:, None] / series
-        assert (spline(line.expand(-1, spline.size), x) - line).abs().max() < 1e-6
-    finally:
-        torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("ends", ENDS, ids=str)
-def test_solving_in_place_equals_solving_with_gradients(ends: str | tuple[str, str], order: int) -> None:
-    for cells in (1, 2, 17):
-        knots = _knots(5, cells + 1)
-        spline = SplineCollocation(knots, order, ends=ends)
-        data, x = _random(5, spline.size), torch.cat([_queries(knots, 21), knots], -1)
-        leaf = data.clone().requires_grad_()
-        coeffs = spline.fit(leaf)
-        assert _relative(spline.fit(data), coeffs.detach()) < 1e-14
-        for derivative in (0, 1, 2):
-            expected = spline.evaluate(coeffs, x, derivative).detach()
-            # No cell is narrower than a tenth.
-            bound = 3e-14 * coeffs.detach().abs().max() * (10 * order) ** derivative
-            assert (spline.evaluate(coeffs.detach(), x, derivative) - expected).abs().max() < bound
-            assert (spline(data, x, derivative) - expected).abs().max() < bound
-        # Queries of each series on one partition, and queries for all on a partition each.
-        one = SplineCollocation(knots[0], order, ends=ends)
-        own = _queries(knots[:1].expand(5, -1), 9)
-        assert _relative(one(data, own), one(leaf, own).detach()) < 3e-14
-        few = _queries(knots[0], 4).clamp(float(knots[:, 0].max()), float(knots[:, -1].min()))
-        assert _relative(spline(data, few), spline(leaf, few).detach()) < 3e-14
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_float32_without_gradients_loses_no_more_than_with_them(order: int) -> None:
-    knots = _knots(200, 17).float()
-    spline = SplineCollocation(knots, order)
-    data, x = _random(200, spline.size).float(), _queries(knots.double(), 50).float()
-    x = x.clamp(knots[:, :1], knots[:, -1:])
-    exact = SplineCollocation(knots.double(), order)(data.double(), x.double())
-    errors = [
-        ((y.double() - exact).norm() / exact.norm()).item()
-        for y in (spline(data, x), spline(data.requires_grad_(), x).detach())
-    ]
-    assert 0 < errors[0] < 1.1 * errors[1] < 5e-7
+    assert relative(grads[..., 0], spline(data, shared)) < 1e-13
 
 
 def test_mixed_dtypes_are_computed_in_the_wider_one() -> None:
-    knots = _knots(3, 6)
+    knots = partition(3, 6)
     spline = SplineCollocation(knots, 3)
-    data, x = _random(3, spline.size).float(), _queries(knots, 9)
+    data, x = normal(3, spline.size).float(), inside(knots, 9)
     y = spline(data, x)
     assert y.dtype == torch.float32
-    assert _relative(y.double(), spline(data.double(), x)) < 1e-7
+    assert relative(y.double(), spline(data.double(), x)) < 1e-7
     assert spline.fit(data).dtype == torch.float32
 
 
 def test_no_queries_and_no_series_give_nothing() -> None:
-    spline = SplineCollocation(_knots(3, 6), 3)
-    assert spline(_random(3, spline.size), torch.empty(3, 0, dtype=torch.float64)).shape == (3, 0)
-    assert spline(_random(3, spline.size), torch.empty(0, dtype=torch.float64)).shape == (3, 0)
-    assert SplineCollocation(_knots(3, 6)[:0], 3)(_random(0, 12), _random(0, 5)).shape == (0, 5)
+    spline = SplineCollocation(partition(3, 6), 3)
+    assert spline(normal(3, spline.size), torch.empty(3, 0, dtype=torch.float64)).shape == (3, 0)
+    assert spline(normal(3, spline.size), torch.empty(0, dtype=torch.float64)).shape == (3, 0)
+    assert SplineCollocation(partition(3, 6)[:0], 3)(normal(0, 12), normal(0, 5)).shape == (0, 5)
 
 
 def test_forward_mode_derivatives_of_evaluation() -> None:
-    spline = SplineCollocation(_knots(3, 6), 3)
-    coeffs, x = spline.fit(_random(3, spline.size)), _queries(spline.knots, 7)
+    spline = SplineCollocation(partition(3, 6), 3)
+    coeffs, x = spline.fit(normal(3, spline.size)), inside(spline.knots, 7)
     with torch.autograd.forward_ad.dual_level():
         y = spline.evaluate(coeffs, torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
         slope = torch.autograd.forward_ad.unpack_dual(y).tangent
     assert slope is not None
-    assert _relative(slope, spline.evaluate(coeffs, x, 1)) < 1e-12
+    assert relative(slope, spline.evaluate(coeffs, x, 1)) < 1e-12
 
 
 def test_pieces_equal_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    spline = SplineCollocation(_knots(7, 5), 3)
-    data, x = _random(7, spline.size), _queries(spline.knots, 11)
+    spline = SplineCollocation(partition(7, 5), 3)
+    data, x = normal(7, spline.size), inside(spline.knots, 11)
     whole, coeffs = spline(data, x), spline.fit(data)
     monkeypatch.setattr(direct, "PIECE", 25)
     assert torch.equal(spline(data, x), whole)
@@ -341,36 +225,36 @@ def test_pieces_equal_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_operator_is_cached_until_its_queries_change() -> None:
-    spline = SplineCollocation(_knots(5), 3)
-    x = _queries(spline.knots, 6)
+    spline = SplineCollocation(partition(5), 3)
+    x = inside(spline.knots, 6)
     first = spline.operator(x)
     assert spline.operator(x) is first
     assert spline.operator(x.clone()) is first
     assert spline.operator(x, 1) is not first
     x[0] = spline.knots[0]
     assert spline.operator(x) is not first
-    assert _relative(spline.operator(x)[0, 0], torch.ones((), dtype=torch.float64)) < 1e-14
+    assert relative(spline.operator(x)[0, 0], torch.ones((), dtype=torch.float64)) < 1e-14
     for _ in range(30):
         spline.operator(torch.rand(3, dtype=torch.float64) * 0.1)
     assert len(spline._operators) <= 8
 
 
 def test_the_last_queries_are_known_until_they_change_or_need_a_gradient() -> None:
-    spline = SplineCollocation(_knots(5), 3)
-    x, data = _queries(spline.knots, 6), _random(2, spline.size)
+    spline = SplineCollocation(partition(5), 3)
+    x, data = inside(spline.knots, 6), normal(2, spline.size)
     first = spline(data, x)
     assert torch.equal(spline(data, x), first)
     assert torch.equal(spline(data, x.clone()), first)
     assert spline(data.float(), x).dtype == torch.float32
     assert len(spline._operators) == 2
-    assert _relative(spline(data, x, impl="torch"), first) < 1e-13
+    assert relative(spline(data, x, impl="torch"), first) < 1e-13
     leaf = x.requires_grad_()
     (slope,) = torch.autograd.grad(spline(data, leaf).sum(), leaf)
-    assert _relative(slope, spline(data, leaf.detach(), 1).sum(0)) < 1e-12
+    assert relative(slope, spline(data, leaf.detach(), 1).sum(0)) < 1e-12
     with torch.no_grad():
         x[0] = spline.knots[0]
         x.requires_grad_(False)
-    assert _relative(spline(data, x)[:, 0], data[:, 0]) < 1e-13
+    assert relative(spline(data, x)[:, 0], data[:, 0]) < 1e-13
 
 
 def test_large_problems_do_not_build_an_operator() -> None:
@@ -455,7 +339,7 @@ def test_rounding_of_a_query_at_the_end_is_let_through() -> None:
     spline = SplineCollocation([0.0, 0.05, 0.1], 3)
     x = torch.tensor([0.1], dtype=torch.float32)
     assert x.double() > spline.knots[-1]
-    assert _relative(spline(spline.nodes, x), torch.tensor([0.1], dtype=torch.float64)) < 1e-6
+    assert relative(spline(spline.nodes, x), torch.tensor([0.1], dtype=torch.float64)) < 1e-6
 
 
 def test_without_checks_values_pass_unseen() -> None:
