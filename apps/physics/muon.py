@@ -24,6 +24,8 @@ class Muon(torch.optim.AdamW):
 
     The numbers of a step are of size lr on average, as those of AdamW at most are, so that both take one learning rate.
 
+    torch.optim.Muon takes parameters of two dimensions alone; here every member and block has a step of its own.
+
     Args:
         matrices: Parameters (K, H, c H). others: For AdamW.
         lr, weight_decay, betas, fused: As of AdamW.

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # Half of the machine: the other half encodes what is written.
 THREADS = min(8, max(2, (os.cpu_count() or 2) // 2))
-# Tokens of one batch of queries, padding counted.
-BATCH_TOKENS = 8192
+# Characters of one batch of queries, padding counted: it has no more tokens than that.
+BATCH_CHARACTERS = 8192
 
 
 class Search(NamedTuple):
@@ -94,7 +94,7 @@ class SearchThreads:
         """Jobs that wait, at least one if there is one, as many as fill a batch."""
         batch: list[_Job] = []
         longest = 0
-        while self._waiting and longest * len(batch) < BATCH_TOKENS:
+        while self._waiting and longest * len(batch) < BATCH_CHARACTERS:
             job = self._waiting.popleft()
             if job.done.set_running_or_notify_cancel():
                 batch.append(job)

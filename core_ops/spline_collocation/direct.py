@@ -6,6 +6,7 @@ Shapes: B series; N cells of order r; size, entries of a data vector; Q queries.
 """
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -233,20 +234,18 @@ def fit(data: Tensor, knots: Tensor, order: int, kinds: Ends) -> Tensor:
 
 def values(nodal: Tensor, stride: int, knots: Tensor, x: Tensor, order: int) -> Tensor:
     """S(x), (..., Q), from the nodal values of every cell, nodal[..., stride cell : stride cell + r + 1]."""
-    n = knots.shape[-1] - 1
-    batch, (u, p, q) = flat(nodal, knots, x)
-    y = u.new_empty(len(u), q.shape[-1])
-    starts, at = blocks(len(u), n, order), None
-    for i in starts if y.numel() else ():
-        part = slice(i, i + starts.step)
-        table = start_table(p[part], order)
-        finish_table(table, u[part].mT.contiguous(), n, order, stride)
-        at = evaluate(table, q if q.dim() == 1 else q[part], y[part], n, order, at)
-    return y.view(*batch, y.shape[-1]).to(nodal.dtype)
+    return _by_blocks(nodal, knots, x, order, stride, lambda u, p, inverse: u.mT.contiguous())
 
 
 def interpolate(data: Tensor, knots: Tensor, x: Tensor, order: int, kinds: Ends) -> Tensor:
     """S(x), (..., Q), of data (..., size) on partitions (..., N + 1): the coefficients of one block at a time."""
+    return _by_blocks(data, knots, x, order, order, lambda d, p, inverse: nodal_rows(d, p, inverse, order, kinds))
+
+
+def _by_blocks(
+    data: Tensor, knots: Tensor, x: Tensor, order: int, stride: int, rows: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """S(x), (..., Q); rows: nodal values, series last, of some series' data, knots and reciprocal widths."""
     n = knots.shape[-1] - 1
     batch, (d, p, q) = flat(data, knots, x)
     y = d.new_empty(len(d), q.shape[-1])
@@ -254,7 +253,6 @@ def interpolate(data: Tensor, knots: Tensor, x: Tensor, order: int, kinds: Ends)
     for i in starts if y.numel() else ():
         part = slice(i, i + starts.step)
         table = start_table(p[part], order)
-        rows = nodal_rows(d[part], p[part], table[1, :n], order, kinds)
-        finish_table(table, rows, n, order, order)
+        finish_table(table, rows(d[part], p[part], table[1, :n]), n, order, stride)
         at = evaluate(table, q if q.dim() == 1 else q[part], y[part], n, order, at)
     return y.view(*batch, y.shape[-1]).to(data.dtype)

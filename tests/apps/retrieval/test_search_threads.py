@@ -112,7 +112,7 @@ def test_a_search_that_is_cancelled_while_it_waits_is_never_made(index, gated):
 
 
 def test_long_queries_fill_a_batch(index, gated, monkeypatch):
-    monkeypatch.setattr(search_threads, "BATCH_TOKENS", 20)
+    monkeypatch.setattr(search_threads, "BATCH_CHARACTERS", 20)
     searches = SearchThreads(index)
     answers = [searches.ask(search("name0"))]
     assert gated.begun.wait(PATIENCE)
